@@ -1,0 +1,70 @@
+"""Every way a run can end, as an exit code, and the errors that lead there.
+
+An error that a user can cause is a ``TrainerError``: one sentence that names the field or object, its value and
+what to do. ``cli.py`` prints it and exits with its code; anything else is a bug and exits with ``INTERNAL``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns; the docstring of each value is its line in ``docs/configuration.md``."""
+
+    OK = 0
+    INTERNAL = 1
+    CONFIG = 2
+    DATA = 3
+    STORAGE = 4
+    CONFLICT = 5
+    TRAINING = 6
+    RESOURCES = 7
+    INTERRUPTED = 130
+
+
+EXIT_CODE_MEANING: dict[ExitCode, str] = {
+    ExitCode.OK: "the command did what was asked",
+    ExitCode.INTERNAL: "a bug in the trainer: the message says where the traceback is",
+    ExitCode.CONFIG: "the command line, a config file or a `--set` is wrong: nothing was started",
+    ExitCode.DATA: "Fashion-MNIST was not found, or what was found is wrong or truncated",
+    ExitCode.STORAGE: "the run's folder cannot be read or written, or there is no such run",
+    ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still going on",
+    ExitCode.TRAINING: "the training itself failed: a worker raised, died, or the loss became non-finite",
+    ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM; the record so far is kept",
+}
+
+
+class TrainerError(Exception):
+    """An error a user can cause or cure; its text is one sentence for them."""
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+
+class ConfigError(TrainerError):
+    exit_code = ExitCode.CONFIG
+
+
+class DataError(TrainerError):
+    exit_code = ExitCode.DATA
+
+
+class StorageError(TrainerError):
+    exit_code = ExitCode.STORAGE
+
+
+class ConflictError(TrainerError):
+    exit_code = ExitCode.CONFLICT
+
+
+class TrainingError(TrainerError):
+    exit_code = ExitCode.TRAINING
+
+
+class ResourceError(TrainerError):
+    exit_code = ExitCode.RESOURCES
+
+
+class Interrupted(TrainerError):
+    exit_code = ExitCode.INTERRUPTED
