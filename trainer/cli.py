@@ -1,0 +1,246 @@
+"""The command line: parse, call, print, exit code. No logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional  # Optional: typer reads annotations at run time, on Python 3.10 too
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainer import __version__, config
+from trainer.errors import ConfigError, ExitCode, TrainerError
+
+app = typer.Typer(
+    name="trainer",
+    help="Train Fashion-MNIST with PyTorch on Ray: from a laptop to a cluster, with the same code.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class LogFormat(str, Enum):
+    """How a run shows itself."""
+
+    AUTO = "auto"
+    LIVE = "live"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+Recipe = Annotated[Optional[str], typer.Option("--recipe", help=f"A named config: {', '.join(config.recipes())}.")]
+File = Annotated[Optional[Path], typer.Option("--config", help="A YAML file of settings over the recipe's.")]
+Overrides = Annotated[
+    Optional[list[str]], typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
+]
+Data = Annotated[
+    Optional[Path],
+    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
+]
+Storage = Annotated[Path, typer.Option("--storage", help="Where runs are kept.", envvar="TRAINER_STORAGE")]
+
+
+@app.command()
+def train(
+    recipe: Recipe = None,
+    file: File = None,
+    overrides: Overrides = None,
+    name: Annotated[Optional[str], typer.Option(help="The run's name; default: the recipe and the time.")] = None,
+    storage: Storage = Path("runs"),
+    data: Data = None,
+    workers: Annotated[Optional[str], typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
+    gpu: Annotated[Optional[bool], typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
+    cpus_per_worker: Annotated[Optional[int], typer.Option(help="CPU cores of each worker.")] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
+) -> None:
+    """Train a model, and leave a record and a report of it."""
+    from trainer import launch, preflight
+
+    options = {"workers": workers, "gpu": gpu, "cpus_per_worker": cpus_per_worker}
+    given = [
+        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if value is not None
+    ]
+    settings = config.load(recipe or config.DEFAULT_RECIPE, file, [*(overrides or []), *given])
+    run_name = config.check_name(name or f"{recipe or config.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+    say = _say_json if log_format is LogFormat.JSON else _say
+    plan = preflight.prepare(run_name, settings, storage, data)
+    if plan.finished is not None:
+        say(f"Run {run_name} is finished already, with this config.")
+        _show_result(plan.record.folder, plan.finished, log_format)
+        return
+    if dry_run:
+        _dry_run(plan, say)
+        return
+    from trainer import progress
+
+    result = launch.run(plan, lambda: progress.choose(log_format.value, settings), say)
+    _make_report(plan.record.folder)
+    _show_result(plan.record.folder, result, log_format)
+
+
+def _dry_run(plan: Any, say: Any) -> None:
+    from trainer import fetch, preflight
+
+    fetch.find(plan.data_folder, say)
+    for warning in preflight.warnings(plan.config):
+        say(f"warning: {warning}")
+    say(
+        f"Run {plan.record.name} can start: {plan.config.total_steps} steps, {plan.cpus_per_worker} CPU cores a worker."
+    )
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run's name or folder, or a safetensors file.")],
+    recipe: Recipe = None,
+    file: File = None,
+    overrides: Overrides = None,
+    storage: Storage = Path("runs"),
+    data: Data = None,
+    tasks: Annotated[
+        Optional[int], typer.Option(min=1, help="Shards of the test set; default: one a CPU core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Test loss, accuracy and confusion matrix of a run's weights; a weights file needs --recipe or --config too."""
+    from trainer import launch
+
+    weights, settings = _find_weights(target, recipe, file, overrides or [], storage)
+    scores, _ = launch.evaluate(weights, settings, data, tasks, _say if not as_json else _quiet)
+    if as_json:
+        typer.echo(json.dumps(scores.as_dict()))
+    else:
+        _show_scores(scores.as_dict())
+
+
+def _find_weights(
+    target: str, recipe: str | None, file: Path | None, overrides: list[str], storage: Path
+) -> tuple[Path, config.Config]:
+    from trainer.record import find
+
+    if Path(target).suffix == ".safetensors":
+        if recipe is None and file is None:
+            raise ConfigError(f"{target} holds weights, not their network; say which by --recipe or --config.")
+        return Path(target), config.load(recipe, file, overrides)
+    record = find(target, storage)
+    return record.weights_file, record.config()
+
+
+@app.command()
+def report(
+    targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
+    storage: Storage = Path("runs"),
+    output: Annotated[Optional[Path], typer.Option(help="Folder for the page that compares several runs.")] = None,
+) -> None:
+    """Make a run's report again from its record, or compare several runs on one page."""
+    from trainer import report as pages
+    from trainer.record import find
+
+    records = [find(target, storage) for target in targets]
+    if len(records) == 1:
+        page = pages.write(records[0])
+    else:
+        page = pages.write_comparison(records, output or storage / "comparison")
+    typer.echo(f"Report: {page}")
+
+
+@app.command("config")
+def show_config(
+    recipe: Recipe = None,
+    file: File = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a config.")] = False,
+) -> None:
+    """Print the config a run would have, or the schema of all configs."""
+    if schema:
+        typer.echo(json.dumps(config.schema(), indent=2))
+    else:
+        typer.echo(config.load(recipe or config.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:  # noqa: D103 # the help text is the app's
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; every ``TrainerError`` becomes its sentence on stderr and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except TrainerError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Stopped.", ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 # the last resort: a bug must not look like a user's mistake
+        with tempfile.NamedTemporaryFile("w", prefix="trainer-", suffix=".txt", delete=False) as out:
+            traceback.print_exc(file=out)
+        _fail(
+            f"A bug in the trainer: {type(error).__name__}: {error}; its traceback is in {out.name}.", ExitCode.INTERNAL
+        )
+
+
+def _fail(sentence: str, code: ExitCode) -> None:
+    sys.stdout.flush()
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"Error: {sentence}", markup=False, style="red")
+    sys.stderr.flush()
+    if code is ExitCode.INTERRUPTED:
+        os._exit(code)  # Ray's threads would keep the process for seconds more
+    sys.exit(code)
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence)
+
+
+def _say_json(sentence: str) -> None:
+    typer.echo(json.dumps({"time": round(time.time(), 3), "event": "message", "message": sentence}))
+
+
+def _quiet(_: str) -> None:
+    return
+
+
+def _make_report(folder: Path) -> None:
+    from trainer import report as pages
+    from trainer.record import Record
+
+    pages.write(Record(folder))
+
+
+def _show_result(folder: Path, result: dict[str, Any], log_format: LogFormat) -> None:
+    if log_format is LogFormat.JSON:
+        typer.echo(json.dumps({"event": "result", **result}))
+        return
+    _show_scores(result)
+    parts = result["seconds"]
+    table = Table(title=f"{parts['wall']:.1f} s in all", title_justify="left", box=None, show_header=False)
+    for part, seconds in parts.items():
+        if part != "wall":
+            table.add_row(part.replace("_", "-"), f"{seconds:.2f} s", f"{seconds / parts['wall']:.0%}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"Record: {folder}\nReport: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _show_scores(scores: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"Test accuracy {scores['test_accuracy']:.2%}   test loss {scores['test_loss']:.4f}", style="bold")
+    table = Table(box=None, show_header=False)
+    for name, accuracy in scores["class_accuracy"].items():
+        table.add_row(name, f"{accuracy:.1%}", "█" * round(accuracy * 30))
+    console.print(table)

@@ -1,0 +1,118 @@
+"""What a worker computes on: its device, and the precision that device is fast in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.config import Config
+from trainer.errors import ResourceError
+
+if TYPE_CHECKING:  # the driver counts devices without the seconds that importing torch takes
+    import torch
+
+
+def choose(config: Config) -> torch.device:
+    """The device of this worker: the GPU that Ray gave it, a Mac's own, or the CPU.
+
+    Raises:
+        ResourceError: the run asks for a GPU and PyTorch sees none here.
+    """
+    import torch
+
+    if not config.gpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        import ray.train.torch
+
+        device: torch.device = ray.train.torch.get_device()
+        return device
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    raise ResourceError(
+        f"gpu: true, but PyTorch {torch.__version__} sees no GPU on {platform.node()}; install a PyTorch for this "
+        "GPU's driver, or train without --gpu."
+    )
+
+
+def choose_precision(config: Config, device: torch.device) -> tuple[str, str]:
+    """Whether to compute in ``fp32`` or ``bf16`` (autocast), and why, as a sentence for the record."""
+    if config.precision != "auto":
+        return config.precision, "the config says so"
+    if device.type == "cuda":
+        import torch
+
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU has bf16 units"
+        return "fp32", "the GPU has no bf16 units"
+    if device.type == "cpu":
+        units = sorted({"amx_bf16", "avx512_bf16", "bf16"} & cpu_flags())
+        if units:
+            return "bf16", f"the CPU has {' and '.join(units)}"
+        return "fp32", "the CPU has neither AMX nor AVX-512 units for bf16 and would emulate them"
+    return "fp32", f"bf16 autocast is not used on {device.type}"
+
+
+def prepare(device: torch.device) -> None:
+    """Settings of a device that make its results repeatable, and fp32 on a GPU fast (TF32)."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def cpu_flags() -> set[str]:
+    """The CPU's feature flags; empty where the system does not tell (only Linux does)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split(":")[1].split()) for line in lines if line.startswith(("flags", "Features"))), set())
+
+
+def cpu_name() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def cpu_count() -> int:
+    """CPU cores this process may use: of the machine, its affinity and its cgroup the least."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _cgroup_cpus() or cores))
+
+
+def _cgroup_cpus() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) // int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def gpu_count() -> int:
+    """GPUs of this machine, without PyTorch: by nvidia-smi, or 1 on a Mac with Apple silicon."""
+    if platform.system() == "Darwin":
+        return 1 if platform.machine() == "arm64" else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    nvidia_smi = shutil.which("nvidia-smi")
+    if nvidia_smi is None:
+        return 0
+    try:
+        listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # the path comes from PATH, the argument is fixed
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())

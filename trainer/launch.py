@@ -1,0 +1,187 @@
+"""The driver's side of a run: check, start Ray, hand the loop to Ray Train, wait, and say how it ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from trainer import device, environment, fetch, preflight
+from trainer.config import Config
+from trainer.errors import Interrupted, TrainerError, TrainingError
+from trainer.preflight import Run
+from trainer.progress import Display, Follower
+from trainer.result import Clock, summarise
+
+if TYPE_CHECKING:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from trainer.evaluate import Scores
+
+POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
+OBJECT_STORE_BYTES = 200 * 2**20  # nothing of the data set passes through it
+
+
+def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -> dict[str, Any]:
+    """Train, and return the result as it stands in ``result.json``.
+
+    Raises:
+        TrainerError: the run did not finish; its record says so too.
+    """
+    record, clock = plan.record, Clock()
+    data_began = time.time()
+    fetch.find(plan.data_folder, log)
+    clock.data_seconds = time.time() - data_began
+    attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
+    record.create(plan.config, environment.describe())
+    record.result_file.unlink(missing_ok=True)  # of an attempt that failed: its events stay
+    me = psutil.Process()
+    record.add_event("run_started", pid=me.pid, host=socket.gethostname(), process_created=me.create_time())
+    for warning in preflight.warnings(plan.config):
+        record.add_event("warning", message=f"warning: {warning}")
+    status, error = "finished", None
+    try:
+        with Follower(record, display()), _terminate_as_interrupt():
+            _train_on_ray(plan, attempt)
+    except (KeyboardInterrupt, SystemExit):
+        status, error = "interrupted", Interrupted("Stopped before the end; the record so far is kept.")
+    except TrainerError as failure:
+        status, error = "failed", failure
+    result = summarise(record, clock, status, error)
+    record.write_result(result)
+    record.add_event("run_ended", status=status)
+    if error is not None:
+        raise error
+    return result
+
+
+def _train_on_ray(plan: Run, attempt: int) -> None:
+    # read by Ray when it is imported, in the driver, and handed on to controller and workers
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
+    with ray_cluster():
+        _fit(plan, attempt)
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """The Ray cluster that RAY_ADDRESS names, else one of this machine's own for as long as it is needed."""
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
+    import ray  # takes a second: not before all that can be checked is
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {
+            "num_cpus": device.cpu_count(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def evaluate(
+    weights: Path, config: Config, data_folder: Path | None, tasks: int | None, log: Callable[[str], None]
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """Score a weights file on the test set in `tasks` Ray tasks, by default one for each CPU core.
+
+    Raises:
+        DataError, StorageError: there is no data set, or no such weights.
+    """
+    fetch.find(data_folder, log)
+    from trainer import evaluate as evaluation
+
+    evaluation.load_weights(weights, config)
+    with ray_cluster():
+        return evaluation.evaluate(weights, config, data_folder, tasks or device.cpu_count())
+
+
+def _fit(plan: Run, attempt: int) -> None:
+    import ray.exceptions
+    from ray.train import TrainingFailedError
+
+    try:
+        build_trainer(plan, attempt).fit()
+    except TrainingFailedError as failure:
+        raise _training_error(failure) from failure
+    except ray.exceptions.RayActorError as failure:
+        raise TrainingError(f"Ray's training controller died: {failure}; look into {plan.record.folder}.") from failure
+
+
+def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
+    """Ray Train's trainer for a run.
+
+    One worker needs no process group, so no process but the worker imports PyTorch: seconds less until the first step.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+    from trainer.recorder import Recorder
+
+    config, record = plan.config, plan.record
+    low, high = config.worker_range
+    common: dict[str, Any] = {
+        "train_loop_per_worker": _train,
+        "train_loop_config": {
+            "config": config.model_dump(),
+            "data_folder": plan.data_folder,
+            "weights_file": str(record.weights_file),
+        },
+        "scaling_config": ScalingConfig(
+            num_workers=(low, high) if config.elastic else low,
+            use_gpu=config.gpu,
+            resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
+        ),
+        "run_config": RunConfig(
+            name=record.name,
+            storage_path=str(record.folder / ".ray"),
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=[Recorder(record.folder, config.optimizer.lr, attempt)],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    }
+    if high == 1:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        return DataParallelTrainer(**common)
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer(**common)
+
+
+def _train(settings: dict[str, Any]) -> dict[str, Any]:
+    from trainer import loop  # in the worker: the driver has no use for PyTorch
+
+    return loop.train(settings)
+
+
+def _training_error(failure: Exception) -> TrainerError:
+    """The worker's own error where it has a sentence for people, else the last line of what it raised."""
+    for error in getattr(failure, "worker_failures", {}).values():
+        cause = getattr(error, "_base_exc", error)
+        if isinstance(cause, TrainerError):
+            return cause
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        return TrainingError(f"A worker failed: {lines[-1] if lines else type(cause).__name__}.")
+    return TrainingError(f"Ray Train gave up: {str(failure).strip().splitlines()[-1]}.")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """A SIGTERM, as Kubernetes and systemd send it, stops a run as Ctrl-C does; Ray Train knows only that."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,192 @@
+"""The training loop: the function that every Ray worker runs. Read it from top to bottom.
+
+It only trains. It reports plain numbers through ``ray.train.report``; `recorder.py` makes progress, record and metrics of
+them. It does not know whether it runs on a laptop or a cluster, alone or as one of many.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed
+from ray.train.torch import prepare_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from trainer import data, device, evaluate, fetch, model, optimizer
+from trainer.config import Config
+from trainer.errors import TrainingError
+
+AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train one model on this worker, together with the others of its group.
+
+    `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
+    None; and ``weights_file``, where rank 0 puts the final weights. Returns the numbers of the last report.
+    """
+    began = time.perf_counter()
+    config = Config.model_validate(settings["config"])
+
+    # ── Who am I ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    on = device.choose(config)
+    device.prepare(on)
+    precision, reason = device.choose_precision(config, on)
+    autocast = torch.autocast(on.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    # ── Data: uint8, once, on the device ──────────────────────────────────────────────────────────────────────────────
+    data_began = time.perf_counter()
+    folder = fetch.find(settings["data_folder"], log=lambda _: None)
+    train_set, test_set = data.load(folder, config.data.validation_samples)
+    train_set = train_set.to(on)
+    test_share, test_positions = data.share(test_set, rank, world_size)
+    test_share = test_share.to(on)
+    data_seconds = time.perf_counter() - data_began
+
+    # ── Model and optimizer ───────────────────────────────────────────────────────────────────────────────────────────
+    torch.manual_seed(config.seed)  # the same weights on every rank ...
+    network = model.build(config.model)
+    wrapped = prepare_model(network.to(on), move_to_device=False)  # DDP if there are several workers
+    torch.manual_seed(config.seed + rank)  # ... and dropout of its own
+    optimizers = optimizer.build(network, config.optimizer)
+    loss_function = nn.CrossEntropyLoss(label_smoothing=config.optimizer.label_smoothing)
+
+    _report(
+        {
+            "phase": "ready",
+            "device": str(on),
+            "precision": precision,
+            "precision_reason": reason,
+            "threads": torch.get_num_threads(),
+            "workers": world_size,
+            "time": time.time(),
+            "data_seconds": data_seconds,
+            "setup_seconds": time.perf_counter() - began - data_seconds,
+        }
+    )
+
+    # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    step = 0
+    for epoch in range(1, config.epochs + 1):
+        interval = _Interval(on)
+        for batch in data.Batches(train_set, config, epoch, rank, world_size):
+            share_of_peak = optimizer.schedule(config.optimizer, step, config.total_steps)
+            _set_learning_rate(optimizers, share_of_peak)
+
+            with autocast:
+                logits = wrapped(batch.images)
+                loss = loss_function(logits, batch.labels) if len(batch.labels) else logits.sum()  # mean of none: nan
+            for each in optimizers:
+                each.zero_grad(set_to_none=True)
+            (loss * batch.weight if batch.weight != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
+            if config.optimizer.grad_clip_norm is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.grad_clip_norm)
+            for each in optimizers:
+                each.step()
+
+            step += 1
+            interval.add(loss, len(batch.labels))
+            if interval.is_over(step, config.report_every_s, world_size):
+                _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **interval.take()})
+        trained = interval.take()
+        _check_finite(trained["loss_sum"], epoch, step)
+
+        # ── Evaluation: the whole test set, a share on each rank, summed exactly ──────────────────────────────────────
+        evaluation_began = time.perf_counter()
+        mine, log_probabilities = evaluate.score(network, test_share, config.data, autocast)
+        scores = _summed(mine, on, world_size)
+        last = {
+            "phase": "epoch",
+            "epoch": epoch,
+            "step": step,
+            "lr": share_of_peak,
+            **trained,
+            "test_loss": scores.loss,
+            "test_accuracy": scores.accuracy,
+        }
+        if epoch == config.epochs:
+            last["confusion"] = scores.confusion.tolist()
+            last["mistakes"] = evaluate.worst_mistakes(test_share, test_positions, log_probabilities)
+            if rank == 0:
+                save_weights(network, Path(settings["weights_file"]))
+        _report({**last, "evaluation_seconds": time.perf_counter() - evaluation_began, "time": time.time()})
+    return {key: last[key] for key in ("epoch", "step", "test_loss", "test_accuracy")}
+
+
+class _Interval:
+    """What happened since the last report: loss and samples of this worker, and the time it took."""
+
+    def __init__(self, on: torch.device):
+        self._loss_sum = torch.zeros((), device=on, dtype=torch.float64 if on.type != "mps" else torch.float32)
+        self._samples = 0
+        self._began = time.perf_counter()
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        # stays on the device: asking a GPU for a number each step would make it wait
+        self._loss_sum += loss.detach() * samples
+        self._samples += samples
+
+    def is_over(self, step: int, seconds: float, world_size: int) -> bool:
+        over = time.perf_counter() - self._began >= seconds
+        if world_size == 1:
+            return over
+        if step % AGREE_EVERY_STEPS:
+            return False
+        return _rank_zero_says(over, self._loss_sum.device)
+
+    def take(self) -> dict[str, float]:
+        """The interval's numbers; a new one begins."""
+        loss_sum = float(self._loss_sum)
+        now = time.perf_counter()
+        numbers = {"loss_sum": loss_sum, "samples": self._samples, "seconds": now - self._began}
+        self._loss_sum.zero_()
+        self._samples, self._began = 0, now
+        return numbers
+
+
+def _check_finite(loss_sum: float, epoch: int, step: int) -> None:
+    if not math.isfinite(loss_sum):
+        raise TrainingError(
+            f"The loss became {loss_sum} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, "
+            "or set optimizer.grad_clip_norm=1."
+        )
+
+
+def save_weights(network: nn.Module, file: Path) -> None:
+    """Write a model's weights to a safetensors file; it appears whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    partial = file.with_name(f".{file.name}.partial")
+    save_file(weights, partial)
+    partial.replace(file)
+
+
+def _set_learning_rate(optimizers: list[torch.optim.Optimizer], share_of_peak: float) -> None:
+    for group in (group for each in optimizers for group in each.param_groups):
+        group["lr"] = group["peak_lr"] * share_of_peak
+
+
+def _summed(mine: evaluate.Scores, on: torch.device, world_size: int) -> evaluate.Scores:
+    if world_size == 1:
+        return mine
+    loss_sum, confusion = mine.loss_sum.to(on), mine.confusion.to(on)
+    torch.distributed.all_reduce(loss_sum)
+    torch.distributed.all_reduce(confusion)
+    return evaluate.Scores(loss_sum.cpu(), confusion.cpu())
+
+
+def _rank_zero_says(yes: bool, on: torch.device) -> bool:
+    answer = torch.tensor([yes], dtype=torch.uint8, device=on)
+    torch.distributed.broadcast(answer, src=0)
+    return bool(answer.item())
+
+
+def _report(numbers: dict[str, Any]) -> None:
+    ray.train.report(numbers)

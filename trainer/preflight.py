@@ -1,0 +1,135 @@
+"""Checks before anything starts: machine, storage, and the run's name. No Ray and no PyTorch, so it takes no time."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trainer import device
+from trainer.config import Config, differences
+from trainer.errors import ConflictError, ResourceError, StorageError
+from trainer.record import Record
+
+SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings (docs/results)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was checked and can be started: its record, config, data and the CPU cores of each worker."""
+
+    record: Record
+    config: Config
+    data_folder: Path | None
+    cpus_per_worker: int
+    finished: dict[str, Any] | None = None
+
+
+def prepare(name: str, config: Config, storage: Path, data_folder: Path | None) -> Run:
+    """Check all that can be known before anything starts; takes well under a second.
+
+    Raises:
+        ResourceError, StorageError, ConflictError: the run cannot start here, there, or under this name.
+    """
+    cpus_per_worker = check_resources(config)
+    check_storage(storage)
+    record = Record(storage / name)
+    return Run(record, config, data_folder, cpus_per_worker, check_name_is_free(record, config))
+
+
+def check_resources(config: Config) -> int:
+    """CPU cores each worker gets.
+
+    Raises:
+        ResourceError: this machine has not the CPU cores or GPUs for the workers.
+    """
+    low, high = config.worker_range
+    if "RAY_ADDRESS" in os.environ:  # a cluster may grow: Ray knows better
+        return config.cpus_per_worker or 1
+    cores = device.cpu_count()
+    if config.gpu:
+        _check_gpus(low)
+    cpus = config.cpus_per_worker or max(1, cores // high)
+    if low * cpus > cores:
+        raise ResourceError(
+            f"workers: {config.workers} with {cpus} CPU cores each need {low * cpus} cores, and this machine has {cores}; "
+            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // low)}, or run on a cluster."
+        )
+    return cpus
+
+
+def _check_gpus(workers: int) -> None:
+    gpus = device.gpu_count()
+    if not gpus:
+        raise ResourceError("gpu: true, but this machine has no GPU that PyTorch can use; train without --gpu.")
+    if workers > gpus:
+        raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}; use --workers {gpus}.")
+
+
+def check_storage(storage: Path) -> None:
+    """Make the storage folder and write to it once.
+
+    Raises:
+        StorageError: it is no folder, or cannot be written.
+    """
+    probe = storage / f".writable-{os.getpid()}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"storage: {storage} cannot be written ({error.strerror}); give a folder you may write by --storage."
+        ) from None
+
+
+def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
+    """The result of a finished run of this name and config, or None if it is to be started.
+
+    Raises:
+        ConflictError: the name belongs to a run with another config, or to one that is going on.
+    """
+    if not record.exists():
+        return None
+    changed = differences(record.config(), config)
+    if changed:
+        raise ConflictError(
+            f"name: {record.name} is a run in {record.folder.parent} with another config ({'; '.join(changed)}); "
+            "choose another --name, or give it the same config."
+        )
+    result = record.result()
+    if result is None:
+        _check_is_not_going_on(record)
+        return None
+    return result if result["status"] == "finished" else None
+
+
+def _check_is_not_going_on(record: Record) -> None:
+    started = [event for event in record.events() if event["event"] == "run_started"]
+    if not started or started[-1]["host"] != socket.gethostname():
+        return
+    pid, created = started[-1]["pid"], started[-1]["process_created"]
+    try:
+        if abs(psutil.Process(pid).create_time() - created) < 1:
+            raise ConflictError(
+                f"name: the run {record.name} is going on in process {pid}; wait for it, or choose another --name."
+            )
+    except psutil.NoSuchProcess:
+        return
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed but probably not meant, in sentences."""
+    _, high = config.worker_range
+    share = config.global_batch_size // high
+    if high > 1 and not config.gpu and share < SMALL_BATCH_PER_WORKER:
+        return [
+            f"workers: {config.workers} share a global batch of {config.global_batch_size}, {share} samples each; below "
+            f"{SMALL_BATCH_PER_WORKER} on CPUs talking costs more than the workers bring: use one worker, or a larger "
+            "global_batch_size."
+        ]
+    return []

@@ -1,0 +1,96 @@
+"""The controller's side: turns the reports of all ranks into metric points and events of the run's record.
+
+Ray Train calls it in the controller's process, which outlives the workers: what it holds is not lost with them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.train import UserCallback
+
+from trainer.record import Record
+
+
+class Recorder(UserCallback):
+    """Writes each report of a worker group, summed over its ranks, to the record of the run in `folder`.
+
+    `attempt` is the number of the first attempt: each time a worker group starts counts as one.
+    """
+
+    def __init__(self, folder: Path, peak_lr: float, attempt: int = 1):
+        self._folder, self._peak_lr = folder, peak_lr
+        self._attempt = attempt - 1
+        self._workers = 0
+        self._evaluation_seconds = 0.0
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002 # Ray's signature
+        """Take one report of every rank."""
+        record = Record(self._folder)
+        first = metrics[0]
+        if first["phase"] == "ready":
+            self._ready(record, metrics)
+            return
+        point = self._point(metrics)
+        record.add_point(point)
+        if "confusion" in first:
+            self._finished(record, metrics)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002 # Ray's signature
+        """Note which workers failed, and how."""
+        for rank, error in sorted(worker_exceptions.items()):
+            Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=last_line(error))
+
+    def _ready(self, record: Record, metrics: list[dict[str, Any]]) -> None:
+        self._attempt += 1
+        self._workers = len(metrics)
+        self._evaluation_seconds = 0.0
+        first = metrics[0]
+        record.add_event(
+            "training_started",
+            attempt=self._attempt,
+            workers=self._workers,
+            started_at=max(each["time"] for each in metrics),
+            data_seconds=max(each["data_seconds"] for each in metrics),
+            **{key: first[key] for key in ("device", "precision", "precision_reason", "threads")},
+        )
+
+    def _point(self, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        first = metrics[0]
+        samples = sum(each["samples"] for each in metrics)
+        seconds = max(each["seconds"] for each in metrics)
+        point = {
+            "time": round(time.time(), 3),
+            "attempt": self._attempt,
+            "workers": self._workers,
+            "epoch": first["epoch"],
+            "step": first["step"],
+            "learning_rate": first["lr"] * self._peak_lr,
+            "train_loss": sum(each["loss_sum"] for each in metrics) / samples if samples else None,
+            "samples": samples,
+            "seconds": round(seconds, 6),
+            "samples_per_second": round(samples / seconds, 1) if seconds else None,
+        }
+        if first["phase"] == "epoch":
+            point |= {key: first[key] for key in ("test_loss", "test_accuracy")}
+            point["evaluation_seconds"] = max(each["evaluation_seconds"] for each in metrics)
+            self._evaluation_seconds += point["evaluation_seconds"]
+        return point
+
+    def _finished(self, record: Record, metrics: list[dict[str, Any]]) -> None:
+        mistakes = sorted((m for each in metrics for m in each["mistakes"]), key=lambda m: -m["confidence"])
+        record.write_evaluation({"confusion": metrics[0]["confusion"], "mistakes": mistakes[:25]})
+        record.add_event(
+            "training_finished",
+            attempt=self._attempt,
+            finished_at=max(each["time"] for each in metrics),
+            evaluation_seconds=self._evaluation_seconds,
+        )
+
+
+def last_line(error: BaseException) -> str:
+    """What went wrong, without the traceback that Ray puts around it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,71 @@
+"""How a run ended, as numbers: accuracy, loss, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+
+from trainer.config import CLASSES
+from trainer.errors import ExitCode, TrainerError
+from trainer.record import Record
+
+
+class Clock:
+    """When this process began, and how long it looked for data."""
+
+    def __init__(self) -> None:
+        self.began = psutil.Process().create_time()
+        self.data_seconds = 0.0
+
+
+def summarise(record: Record, clock: Clock, status: str, error: TrainerError | None) -> dict[str, Any]:
+    """What goes into ``result.json``; times in seconds, accuracies 0..1."""
+    points = record.points()
+    last = points[-1] if points else {}
+    tested = [point for point in points if "test_accuracy" in point]
+    exit_code = error.exit_code if error else ExitCode.OK
+    return {
+        "name": record.name,
+        "status": status,
+        "exit_code": int(exit_code),
+        **({"error": str(error)} if error else {}),
+        "test_accuracy": tested[-1]["test_accuracy"] if tested else None,
+        "test_loss": tested[-1]["test_loss"] if tested else None,
+        "class_accuracy": class_accuracy(record.evaluation()) if status == "finished" else None,
+        "epochs": tested[-1]["epoch"] if tested else 0,
+        "steps": last.get("step", 0),
+        "workers": last.get("workers"),
+        "attempt": last.get("attempt"),
+        "config_sha256": record.config().sha256,
+        "seconds": seconds_by_part(record, clock, time.time()),
+        "started_at": clock.began,
+        "ended_at": time.time(),
+    }
+
+
+def class_accuracy(evaluation: dict[str, Any] | None) -> dict[str, float] | None:
+    """Share predicted right, 0..1, of each class, from a record's confusion matrix."""
+    if evaluation is None:
+        return None
+    rows = zip(CLASSES, evaluation["confusion"], strict=True)
+    return {name: row[i] / sum(row) for i, (name, row) in enumerate(rows) if sum(row)}
+
+
+def seconds_by_part(record: Record, clock: Clock, now: float) -> dict[str, float]:
+    """Where the time went, in seconds; the parts add up to ``wall``, which begins with this process."""
+    events = {event["event"]: event for event in record.events() if event["time"] >= clock.began}
+    started, finished = events.get("training_started"), events.get("training_finished")
+    began = started["started_at"] if started else now
+    ended = finished["finished_at"] if finished else now
+    evaluation = sum(p.get("evaluation_seconds", 0.0) for p in record.points() if p["time"] >= clock.began)
+    data = clock.data_seconds + (started["data_seconds"] if started else 0.0)
+    parts = {
+        "start_up": began - clock.began - data,
+        "data": data,
+        "training": ended - began - evaluation,
+        "evaluation": evaluation,
+        "shutdown": now - ended,
+    }
+    return {part: round(seconds, 3) for part, seconds in {**parts, "wall": now - clock.began}.items()}
