@@ -10,7 +10,7 @@ import time
 import traceback
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional  # Optional: typer reads annotations at run time, on Python 3.10 too
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -38,13 +38,13 @@ class LogFormat(str, Enum):
     JSON = "json"
 
 
-Recipe = Annotated[Optional[str], typer.Option("--recipe", help=f"A named config: {', '.join(config.recipes())}.")]
-File = Annotated[Optional[Path], typer.Option("--config", help="A YAML file of settings over the recipe's.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(config.recipes())}.")]
+File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
 Overrides = Annotated[
-    Optional[list[str]], typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
+    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
 ]
 Data = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
 ]
 Storage = Annotated[Path, typer.Option("--storage", help="Where runs are kept.", envvar="TRAINER_STORAGE")]
@@ -55,12 +55,12 @@ def train(
     recipe: Recipe = None,
     file: File = None,
     overrides: Overrides = None,
-    name: Annotated[Optional[str], typer.Option(help="The run's name; default: the recipe and the time.")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
     storage: Storage = Path("runs"),
     data: Data = None,
-    workers: Annotated[Optional[str], typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
-    gpu: Annotated[Optional[bool], typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
-    cpus_per_worker: Annotated[Optional[int], typer.Option(help="CPU cores of each worker.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
+    cpus_per_worker: Annotated[int | None, typer.Option(help="CPU cores of each worker.")] = None,
     log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
 ) -> None:
@@ -110,9 +110,7 @@ def evaluate(
     overrides: Overrides = None,
     storage: Storage = Path("runs"),
     data: Data = None,
-    tasks: Annotated[
-        Optional[int], typer.Option(min=1, help="Shards of the test set; default: one a CPU core.")
-    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Shards of the test set; default: one a CPU core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test loss, accuracy and confusion matrix of a run's weights; a weights file needs --recipe or --config too."""
@@ -143,7 +141,7 @@ def _find_weights(
 def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     storage: Storage = Path("runs"),
-    output: Annotated[Optional[Path], typer.Option(help="Folder for the page that compares several runs.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the page that compares several runs.")] = None,
 ) -> None:
     """Make a run's report again from its record, or compare several runs on one page."""
     from trainer import report as pages

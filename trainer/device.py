@@ -101,18 +101,24 @@ def _cgroup_cpus() -> int | None:
         return None
 
 
-def gpu_count() -> int:
-    """GPUs of this machine, without PyTorch: by nvidia-smi, or 1 on a Mac with Apple silicon."""
+def gpu_kind() -> str | None:
+    """What PyTorch calls this machine's GPUs, without asking it: ``cuda``, ``mps`` on Apple silicon, or None."""
     if platform.system() == "Darwin":
-        return 1 if platform.machine() == "arm64" else 0
+        return "mps" if platform.machine() == "arm64" else None
+    return "cuda" if shutil.which("nvidia-smi") else None
+
+
+def gpu_count() -> int:
+    """GPUs of this machine that a run may use."""
+    kind = gpu_kind()
+    if kind != "cuda":
+        return 1 if kind == "mps" else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    nvidia_smi = shutil.which("nvidia-smi")
-    if nvidia_smi is None:
-        return 0
+    command = ["nvidia-smi", "-L"]
     try:
-        listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # the path comes from PATH, the argument is fixed
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # fixed words
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in listed.splitlines())

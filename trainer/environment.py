@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, commit. Looked up without importing what is only asked for its version."""
+"""What a run was made with: versions, hardware, commit. Nothing is imported only to ask for its version."""
 
 from __future__ import annotations
 

@@ -43,28 +43,42 @@ class TrainerError(Exception):
 
 
 class ConfigError(TrainerError):
+    """The command line, a config file or a setting is wrong."""
+
     exit_code = ExitCode.CONFIG
 
 
 class DataError(TrainerError):
+    """Fashion-MNIST is missing, or what is there is not it."""
+
     exit_code = ExitCode.DATA
 
 
 class StorageError(TrainerError):
+    """The storage cannot be read or written, or holds no such run."""
+
     exit_code = ExitCode.STORAGE
 
 
 class ConflictError(TrainerError):
+    """The run's name is taken."""
+
     exit_code = ExitCode.CONFLICT
 
 
 class TrainingError(TrainerError):
+    """The training itself failed."""
+
     exit_code = ExitCode.TRAINING
 
 
 class ResourceError(TrainerError):
+    """There are not enough CPUs or GPUs."""
+
     exit_code = ExitCode.RESOURCES
 
 
-class Interrupted(TrainerError):
+class InterruptedRunError(TrainerError):
+    """Ctrl-C or SIGTERM."""
+
     exit_code = ExitCode.INTERRUPTED

@@ -1,7 +1,7 @@
 """The training loop: the function that every Ray worker runs. Read it from top to bottom.
 
-It only trains. It reports plain numbers through ``ray.train.report``; `recorder.py` makes progress, record and metrics of
-them. It does not know whether it runs on a laptop or a cluster, alone or as one of many.
+It only trains. It reports plain numbers through ``ray.train.report``; `recorder.py` makes progress, record and metrics
+of them. It does not know whether it runs on a laptop or a cluster, alone or as one of many.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
                 loss = loss_function(logits, batch.labels) if len(batch.labels) else logits.sum()  # mean of none: nan
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
-            (loss * batch.weight if batch.weight != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
+            (loss * batch.weight if batch.weight != 1.0 else loss).backward()
             if config.optimizer.grad_clip_norm is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.grad_clip_norm)
             for each in optimizers:

@@ -41,7 +41,7 @@ class Cnn(nn.Module):
         for channels in config.channels:
             layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
             inputs, side = channels, side // 2
-        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(inputs * side * side, len(CLASSES))
 

@@ -61,19 +61,19 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # no closure: nothing here re-evaluates
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 # torch's signature
         """Update every matrix once from its gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: Tensor, group: dict[str, float]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, float]) -> None:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-        update = orthogonalised(parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1))
+        momentum: Tensor = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        update = orthogonalised(gradient.add(momentum, alpha=group["momentum"]).flatten(1))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         # the step keeps one size for all shapes: that of an orthogonal matrix of these sides
         scale = max(1.0, parameter.shape[0] / update.shape[1]) ** 0.5

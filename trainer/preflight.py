@@ -56,7 +56,7 @@ def check_resources(config: Config) -> int:
     cpus = config.cpus_per_worker or max(1, cores // high)
     if low * cpus > cores:
         raise ResourceError(
-            f"workers: {config.workers} with {cpus} CPU cores each need {low * cpus} cores, and this machine has {cores}; "
+            f"workers: {config.workers} with {cpus} CPU cores each need {low * cpus}, and this machine has {cores}; "
             f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // low)}, or run on a cluster."
         )
     return cpus
@@ -128,8 +128,10 @@ def warnings(config: Config) -> list[str]:
     share = config.global_batch_size // high
     if high > 1 and not config.gpu and share < SMALL_BATCH_PER_WORKER:
         return [
-            f"workers: {config.workers} share a global batch of {config.global_batch_size}, {share} samples each; below "
-            f"{SMALL_BATCH_PER_WORKER} on CPUs talking costs more than the workers bring: use one worker, or a larger "
-            "global_batch_size."
+            (
+                f"workers: {config.workers} share a global batch of {config.global_batch_size}, {share} samples each; "
+                f"below {SMALL_BATCH_PER_WORKER} on CPUs talking costs more than more workers bring: use one worker, "
+                "or a larger global_batch_size."
+            )
         ]
     return []

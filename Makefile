@@ -1,0 +1,81 @@
+# The only command surface: `make` prints this help. CI calls these targets and no others.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+RECIPE ?= fast
+ARGS ?=
+BIN := .venv/bin
+# Byte code is written at installation: without it each Python process of a run would compile PyTorch anew, for seconds.
+export UV_COMPILE_BYTECODE := 1
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+export UV_PROJECT_ENVIRONMENT := .venv
+
+##@ Use
+
+.PHONY: train
+train: .venv/.ready ## train on this machine: RECIPE=fast|seed|accurate, ARGS="--workers 2 --set epochs=5"
+	@$(BIN)/python -m trainer train --recipe $(RECIPE) $(ARGS)
+
+.PHONY: setup
+setup: .venv/.ready ## only make the environment in .venv
+
+##@ Develop
+
+.PHONY: test
+test: .venv/.ready-dev ## run the tests: unit, and real Ray on this machine
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: verify
+verify: .venv/.ready-dev generate ## lint, types, and generated files that are not up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	git diff --exit-code -- docs/configuration.md docs/config.schema.json
+
+.PHONY: generate
+generate: .venv/.ready ## write the generated files: docs/configuration.md, docs/config.schema.json
+	@$(BIN)/python docs/generate.py
+
+.PHONY: format
+format: .venv/.ready-dev ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: .venv/.ready ## our speed against the alternatives, side by side: ARGS="--only time-to-88"
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: lock
+lock: ## resolve requirements*.txt anew from pyproject.toml
+	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url -o requirements.txt pyproject.toml
+	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+
+.PHONY: clean
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+.PHONY: help
+help: ## this text
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+
+.uv/bin/uv: requirements-uv.txt
+	@$(PYTHON) -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+
+.venv/.ready: requirements.txt pyproject.toml | $(filter .uv/bin/uv,$(UV))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Error: $(PYTHON) is older than Python 3.10: give a newer one, as in make PYTHON=python3.12 train."; exit 2; }
+	@echo "Making the environment in .venv (once; PyTorch for GPUs is large) ..."
+	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.ready-dev: requirements-dev.txt .venv/.ready
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	@touch $@

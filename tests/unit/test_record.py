@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from trainer import config, preflight
+from trainer.errors import ConflictError, StorageError, TrainingError
+from trainer.record import Record, find
+from trainer.result import Clock, seconds_by_part, summarise
+
+CONFIG = config.load("seed")
+
+
+@pytest.fixture
+def record(tmp_path):
+    made = Record(tmp_path / "r1")
+    made.create(CONFIG, {"ray": "2.60.0"})
+    return made
+
+
+def test_a_record_gives_back_what_was_put_in(record):
+    record.add_point({"step": 1})
+    record.add_event("run_started", pid=1)
+    record.write_result({"status": "finished"})
+    assert record.config() == CONFIG
+    assert record.points() == [{"step": 1}]
+    assert [(event["event"], event["pid"]) for event in record.events()] == [("run_started", 1)]
+    assert record.result() == {"status": "finished"}
+    assert record.environment() == {"ray": "2.60.0"}
+
+
+def test_a_line_cut_by_a_kill_is_left_out_and_the_rest_is_kept(record):
+    record.add_point({"step": 1})
+    with record.metrics_file.open("a") as out:
+        out.write('{"step": 2, "lo')
+    assert record.points() == [{"step": 1}]
+
+
+def test_a_damaged_result_is_a_sentence_with_the_file(record):
+    record.result_file.write_text("{")
+    with pytest.raises(StorageError, match=r"result\.json cannot be read"):
+        record.result()
+
+
+def test_a_run_is_found_by_its_name_and_by_its_folder(record):
+    assert find("r1", record.folder.parent).folder == record.folder
+    assert find(str(record.folder), record.folder / "elsewhere").folder == record.folder
+
+
+def test_a_run_that_is_not_there_is_named_with_those_that_are(record):
+    with pytest.raises(StorageError, match=r"r2 is neither a run in .*; there are r1"):
+        find("r2", record.folder.parent)
+
+
+def test_a_name_with_another_config_is_refused_with_the_difference(record):
+    with pytest.raises(ConflictError, match="epochs: 10 → 3"):
+        preflight.check_name_is_free(record, config.load("seed", None, ["epochs=3"]))
+
+
+def test_a_finished_run_gives_its_result_and_a_failed_one_may_start_again(record):
+    record.write_result({"status": "finished", "test_accuracy": 0.9})
+    assert preflight.check_name_is_free(record, CONFIG)["test_accuracy"] == 0.9
+    record.write_result({"status": "failed"})
+    assert preflight.check_name_is_free(record, CONFIG) is None
+
+
+def test_a_run_that_goes_on_in_a_living_process_is_not_started_twice(record):
+    import os
+    import socket
+
+    import psutil
+
+    me = psutil.Process()
+    record.add_event("run_started", pid=os.getpid(), host=socket.gethostname(), process_created=me.create_time())
+    with pytest.raises(ConflictError, match=f"going on in process {os.getpid()}"):
+        preflight.check_name_is_free(record, CONFIG)
+
+
+def test_a_run_whose_process_is_gone_or_was_another_one_may_start_again(record):
+    import os
+    import socket
+
+    record.add_event("run_started", pid=os.getpid(), host=socket.gethostname(), process_created=1.0)
+    assert preflight.check_name_is_free(record, CONFIG) is None
+
+
+def test_the_parts_of_the_time_add_up_to_the_wall_time(record):
+    clock = Clock()
+    clock.began, clock.data_seconds = 1000.0, 0.5
+    lines = [
+        {"time": 1010.1, "event": "training_started", "started_at": 1010.0, "data_seconds": 0.7},
+        {"time": 1030.1, "event": "training_finished", "finished_at": 1030.0},
+    ]
+    record.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record.add_point({"time": 1020.0, "evaluation_seconds": 2.5})
+    record.add_point({"time": 900.0, "evaluation_seconds": 99.0})  # of an earlier process: not this wall time
+    parts = seconds_by_part(record, clock, 1033.0)
+    assert parts == {
+        "start_up": 8.8,
+        "data": 1.2,
+        "training": 17.5,
+        "evaluation": 2.5,
+        "shutdown": 3.0,
+        "wall": 33.0,
+    }
+    assert sum(parts.values()) == pytest.approx(2 * parts["wall"])
+
+
+def test_a_failed_run_has_its_error_and_exit_code_in_its_result(record):
+    result = summarise(record, Clock(), "failed", TrainingError("A worker failed: out of luck."))
+    assert (result["status"], result["exit_code"], result["error"]) == ("failed", 6, "A worker failed: out of luck.")
+    assert result["test_accuracy"] is None

@@ -1,0 +1,88 @@
+import pytest
+
+from trainer.record import Record
+from trainer.recorder import Recorder, last_line
+
+
+def ready(**changes):
+    return {
+        "phase": "ready",
+        "time": 5.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "precision_reason": "so",
+        "threads": 1,
+        "workers": 2,
+        "data_seconds": 0.1,
+        "setup_seconds": 0.2,
+        **changes,
+    }
+
+
+def progress(**changes):
+    return {"phase": "progress", "epoch": 1, "step": 7, "lr": 0.5, "loss_sum": 10.0, "samples": 4, "seconds": 2.0, **changes}
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    return Recorder(tmp_path, peak_lr=0.1)
+
+
+def test_reports_of_all_ranks_become_one_point_weighted_by_samples(recorder, tmp_path):
+    recorder.after_report(None, [ready(), ready(time=6.0, data_seconds=0.3)], None)
+    recorder.after_report(None, [progress(), progress(loss_sum=2.0, samples=2, seconds=3.0)], None)
+    (point,) = Record(tmp_path).points()
+    assert point["train_loss"] == pytest.approx(12.0 / 6)
+    assert point["samples_per_second"] == pytest.approx(6 / 3.0)
+    assert (point["workers"], point["attempt"], point["step"], point["learning_rate"]) == (2, 1, 7, pytest.approx(0.05))
+
+
+def test_training_starts_when_the_last_worker_is_ready(recorder, tmp_path):
+    recorder.after_report(None, [ready(), ready(time=6.0, data_seconds=0.3)], None)
+    (event,) = Record(tmp_path).events()
+    assert (event["event"], event["started_at"], event["data_seconds"]) == ("training_started", 6.0, 0.3)
+
+
+def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
+    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    for _ in range(2):
+        recorder.after_report(None, [ready()], None)
+        recorder.after_report(None, [progress()], None)
+    assert [point["attempt"] for point in Record(tmp_path).points()] == [3, 4]
+
+
+def test_an_interval_without_samples_has_no_loss(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    recorder.after_report(None, [progress(samples=0, loss_sum=0.0)], None)
+    assert Record(tmp_path).points()[0]["train_loss"] is None
+
+
+def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    ends = [
+        progress(
+            phase="epoch",
+            test_loss=0.4,
+            test_accuracy=0.9,
+            evaluation_seconds=1.0,
+            time=9.0,
+            confusion=[[1]],
+            mistakes=[{"confidence": c} for c in confidences],
+        )
+        for confidences in ([0.9, 0.5], [0.7])
+    ]
+    recorder.after_report(None, ends, None)
+    evaluation = Record(tmp_path).evaluation()
+    assert [mistake["confidence"] for mistake in evaluation["mistakes"]] == [0.9, 0.7, 0.5]
+    assert Record(tmp_path).points()[0]["test_accuracy"] == 0.9
+    assert Record(tmp_path).events()[-1]["event"] == "training_finished"
+
+
+def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path):
+    recorder.after_exception(None, {1: ValueError("Traceback ...\n  File x\nValueError: too hot")})
+    (event,) = Record(tmp_path).events()
+    assert (event["event"], event["rank"], event["error"]) == ("worker_failed", 1, "ValueError: too hot")
+
+
+def test_an_error_without_a_text_is_named_by_its_type():
+    assert last_line(KeyError()) == "KeyError"
