@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -28,6 +29,7 @@ def main() -> int:
     """Run comparisons; the exit code is 1 if a goal was missed or a side failed."""
     options = parse()
     machine.adopt_orphans()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended also then
     try:
         data = fetch.find(options.data, log=lambda _: None)
     except TrainerError as error:

@@ -103,7 +103,7 @@ def _medians(rounds: list[dict[str, Any]]) -> str:
 
 def _rounds(result: dict[str, Any]) -> str:
     names = list(result["rounds"][0]["sides"])
-    wanted = {side: goal for goal in result["wanted"] for side in goal["sides"]}
+    wanted = {side: goal for goal in reversed(result["wanted"]) for side in goal["sides"]}  # the first that names it
     rows = []
     for i, each in enumerate(result["rounds"]):
         numbers = [

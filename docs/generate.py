@@ -67,7 +67,11 @@ def _recipes() -> list[str]:
     for name in config.recipes():
         recipe = config.load(name)
         changed = config.differences(config.Config(), recipe)
-        lines += [f"**{name}**: " + "; ".join(f"`{line.split(' → ')[0].split(':')[0]}={line.split(' → ')[1]}`" for line in changed), ""]
+        lines += [
+            f"**{name}**: "
+            + "; ".join(f"`{line.split(' → ')[0].split(':')[0]}={line.split(' → ')[1]}`" for line in changed),
+            "",
+        ]
     return lines
 
 

@@ -82,3 +82,12 @@ class InterruptedRunError(TrainerError):
     """Ctrl-C or SIGTERM."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong, without the traceback that Ray puts before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    if isinstance(error, TrainerError) and lines:
+        return lines[-1]
+    return lines[-1] if lines and lines[-1].startswith(name) else ": ".join([name, *lines[-1:]])

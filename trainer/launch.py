@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ import psutil
 
 from trainer import device, environment, fetch, preflight
 from trainer.config import Config
-from trainer.errors import InterruptedRunError, TrainerError, TrainingError
+from trainer.errors import InterruptedRunError, TrainerError, TrainingError, in_a_line
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
 from trainer.result import Clock, summarise
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+RAY_FOLDER = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is in it
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing of the data set passes through it
 
 
@@ -44,11 +46,12 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     clock.data_seconds = time.time() - data_began
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     record.create(plan.config, environment.describe())
-    record.result_file.unlink(missing_ok=True)  # of an attempt that failed: its events stay
+    for file in (record.result_file, record.evaluation_file, record.weights_file):
+        file.unlink(missing_ok=True)  # of an attempt that did not finish: its points and events stay
     me = psutil.Process()
     record.add_event("run_started", pid=me.pid, host=socket.gethostname(), process_created=me.create_time())
     for warning in preflight.warnings(plan.config):
-        record.add_event("warning", message=f"warning: {warning}")
+        record.add_event("warning", message=warning)
     error: TrainerError | None = None
     status = "finished"
     try:
@@ -70,8 +73,11 @@ def _train_on_ray(plan: Run, attempt: int) -> None:
     # read by Ray when it is imported, in the driver, and handed on to controller and workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
-    with ray_cluster():
-        _fit(plan, attempt)
+    try:
+        with ray_cluster():
+            _fit(plan, attempt)
+    finally:
+        shutil.rmtree(plan.record.folder / RAY_FOLDER, ignore_errors=True)
 
 
 @contextmanager
@@ -149,7 +155,7 @@ def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
         ),
         "run_config": api.RunConfig(
             name=record.name,
-            storage_path=str(record.folder / ".ray"),
+            storage_path=str(record.folder / RAY_FOLDER),
             failure_config=api.FailureConfig(max_failures=0),
             callbacks=[Recorder(record.folder, config.optimizer.lr, attempt)],
             logging_config=api.LoggingConfig(log_level="ERROR"),
@@ -175,12 +181,9 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
 def _training_error(failure: Exception) -> TrainerError:
     """The worker's own error where it has a sentence for people, else the last line of what it raised."""
     for error in getattr(failure, "worker_failures", {}).values():
-        cause = getattr(error, "_base_exc", error)
-        if isinstance(cause, TrainerError):
-            return cause
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        return TrainingError(f"A worker failed: {lines[-1] if lines else type(cause).__name__}.")
-    return TrainingError(f"Ray Train gave up: {str(failure).strip().splitlines()[-1]}.")
+        cause = getattr(error, "_base_exc", error)  # Ray wraps what a worker raises to add its traceback
+        return cause if isinstance(cause, TrainerError) else TrainingError(f"A worker failed: {in_a_line(cause)}.")
+    return TrainingError(f"Ray Train gave up: {in_a_line(failure)}.")
 
 
 @contextmanager

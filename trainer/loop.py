@@ -95,7 +95,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             step += 1
             interval.add(loss, len(batch.labels))
             if interval.is_over(step, config.report_every_s, world_size):
-                _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **interval.take()})
+                trained = interval.take()
+                _check_finite(trained["loss_sum"], epoch, step)
+                _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **trained})
         trained = interval.take()
         _check_finite(trained["loss_sum"], epoch, step)
 
@@ -103,6 +105,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         evaluation_began = time.perf_counter()
         mine, log_probabilities = evaluate.score(network, test_share, config.data, autocast)
         scores = _summed(mine, on, world_size)
+        _check_finite(scores.loss, epoch, step)
         last = {
             "phase": "epoch",
             "epoch": epoch,
@@ -152,10 +155,10 @@ class _Interval:
         return numbers
 
 
-def _check_finite(loss_sum: float, epoch: int, step: int) -> None:
-    if not math.isfinite(loss_sum):
+def _check_finite(loss: float, epoch: int, step: int) -> None:
+    if not math.isfinite(loss):
         raise TrainingError(
-            f"The loss became {loss_sum} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, "
+            f"The loss became {loss} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, "
             "or set optimizer.grad_clip_norm=1."
         )
 

@@ -1,6 +1,7 @@
 """The pictures of a report: numbers of a record in, PNG bytes out. Nothing is read or written here.
 
-Points are the lines of ``metrics.jsonl`` of one attempt, each with ``elapsed`` added: seconds since its training began.
+Points are the lines of ``metrics.jsonl`` of one attempt, each with ``elapsed``, seconds since its training began, and
+``epochs_done``, a float, added.
 A picture for which there is no finite number is left out.
 """
 
@@ -28,17 +29,11 @@ COMPARISON_PICTURES = ("accuracy_by_epoch", "accuracy_by_time", "train_loss")
 BLUE, VERMILION = "#0072B2", "#D55E00"
 COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DASHES = ("-", "--", ":", "-.")  # once the colours are used up
-PART_COLOURS = {
-    "start_up": "#8C8C8C",
-    "data": "#56B4E9",
-    "training": BLUE,
-    "evaluation": "#E69F00",
-    "shutdown": "#C8C8C8",
-}
+PARTS = ("start_up", "data", "training", "evaluation", "shutdown")
+PART_COLOURS = dict(zip(PARTS, ("#9C9C9C", "#56B4E9", BLUE, "#E69F00", "#CCCCCC"), strict=True))
 INK, MUTED, FAINT = "#222222", "#666666", "#E3E3E3"
 STYLE: dict[Any, Any] = {
-    "figure.dpi": 200,
-    "figure.facecolor": "white",
+    "figure.dpi": 180,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9.5,
     "text.color": INK,
@@ -53,11 +48,8 @@ STYLE: dict[Any, Any] = {
     "axes.ymargin": 0.09,
     "grid.color": FAINT,
     "lines.linewidth": 1.8,
-    "lines.markersize": 5,
     "legend.frameon": False,
-    "legend.borderaxespad": 0.3,
-    "legend.columnspacing": 1.4,
-    "legend.handlelength": 1.6,
+    "legend.borderaxespad": 0.2,
     "ytick.major.size": 0,
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#B0B0B0"),
@@ -66,6 +58,7 @@ STYLE: dict[Any, Any] = {
 MARKED_POINTS = 30  # a curve of fewer points shows each of them
 WIDE, HIGH = 4.8, 3.1  # inches of a curve: at a phone's width its text is still 10 pixels high
 
+Pair = tuple[float, float]
 Points = Sequence[Mapping[str, Any]]
 
 
@@ -95,7 +88,7 @@ def of_run(
 def of_runs(runs: Mapping[str, Points]) -> dict[str, bytes]:
     """The pictures that compare runs, by their names in ``COMPARISON_PICTURES``.
 
-    `runs` holds each run's points by its label; each point has ``epochs_done``, a float, beside ``elapsed``.
+    `runs` holds each run's points by its label.
     """
     with matplotlib.rc_context(STYLE):
         pictures = {
@@ -119,17 +112,19 @@ def look(index: int) -> tuple[str, str]:
 
 
 def series(points: Points, x: str, y: str) -> tuple[list[float], list[float]]:
-    """Two columns of the points that have `y`; what is not finite becomes nan, a gap in the curve."""
+    """Two columns of the points that have `y`; where it is not finite the curve has a gap."""
     there = [point for point in points if point.get(y) is not None]
-    return [point[x] for point in there], [point[y] if math.isfinite(point[y]) else math.nan for point in there]
+    return [point[x] for point in there], [point[y] for point in there]
 
 
 def _loss(points: Points) -> bytes | None:
     axes = _axes("Loss", "cross entropy, nats", "optimizer step")
     train = _curve(axes, *series(points, "step", "train_loss"), color=BLUE, label="train")
     test = _curve(axes, *series(points, "step", "test_loss"), color=VERMILION, marker="o", label="test, each epoch")
+    if not train and not test:
+        return None
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return _png(axes) if train or test else None
+    return _png(axes)
 
 
 def _accuracy(points: Points) -> bytes | None:
@@ -138,10 +133,10 @@ def _accuracy(points: Points) -> bytes | None:
     percent = [100 * value for value in accuracy]
     if not _curve(axes, epochs, percent, color=VERMILION, marker="o"):
         return None
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_epochs(axes)
     if math.isfinite(percent[-1]):
         last = (epochs[-1], percent[-1])
-        axes.annotate(f"{last[1]:.2f} %", last, (0, 7), textcoords="offset points", ha="right", weight="bold")
+        axes.annotate(f"{last[1]:.2f}%", last, (0, 7), textcoords="offset points", ha="right", weight="bold")
         axes.margins(y=0.16)
     return _png(axes)
 
@@ -162,7 +157,7 @@ def _speed(points: Points) -> bytes | None:
     unit = _time_axis(axes, times)
     if not _curve(axes, [at / unit for at in times], speeds, color=BLUE):
         return None
-    axes.set_ylim(bottom=0)
+    axes.set(xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return _png(axes)
 
@@ -171,14 +166,15 @@ def _confusion(confusion: Sequence[Sequence[int]]) -> bytes:
     counts = np.asarray(confusion, dtype=float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.eye(len(CLASSES), dtype=bool)
-    axes = _axes("Confusion matrix", "label", "prediction", size=(6.2, 5.5), margins=(1.05, 1.12))
+    axes = _axes("Confusion matrix", "label", "prediction", size=(6.2, 6.0), margins=(1.12, 1.12))
     axes.grid(visible=False)
-    axes.imshow(np.where(right, share, np.nan), cmap="Blues", vmin=0, vmax=1.25)
+    axes.imshow(np.where(right, share, np.nan), cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
     # the root, so that a few mistakes are seen beside many
-    axes.imshow(np.where(right | (counts == 0), np.nan, np.sqrt(share)), cmap="Oranges", vmin=0, vmax=0.8)
+    axes.imshow(
+        np.where(right | (counts == 0), np.nan, np.sqrt(share)), cmap="Oranges", vmin=0, vmax=0.8, aspect="auto"
+    )
     for row, column in np.argwhere(counts > 0):
-        dark = share[row, column] > (0.65 if row == column else 0.4)
-        colour = "white" if dark else INK
+        colour = "white" if share[row, column] > (0.6 if row == column else 0.3) else INK
         axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, size=8.5)
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(CLASSES)), CLASSES)
@@ -190,14 +186,14 @@ def _confusion(confusion: Sequence[Sequence[int]]) -> bytes:
 def _classes(accuracy: Mapping[str, float]) -> bytes:
     ordered = sorted(accuracy.items(), key=lambda item: item[1])
     percent = [100 * share for _, share in ordered]
-    axes = _axes("Accuracy of each class", "", "% of the class predicted right", size=(4.8, 5.5), margins=(1.05, 0.62))
+    axes = _axes("Accuracy of each class", "", "% of the class predicted right", size=(4.8, 6.0), margins=(1.05, 0.62))
     axes.grid(visible=False)
     axes.barh(range(len(ordered)), percent, color=BLUE, height=0.68)
     for place, value in enumerate(percent):
         shift, side, colour = (-1.5, "right", "white") if value > 25 else (1.5, "left", INK)  # inside if it fits
         axes.text(value + shift, place, f"{value:.1f}", ha=side, va="center", color=colour)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
-    axes.set_xlim(0, 100)
+    axes.set(xlim=(0, 100), ylim=(-0.5, len(ordered) - 0.5))
     axes.spines["left"].set_visible(False)
     return _png(axes)
 
@@ -207,21 +203,21 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
     rows = -(-len(mistakes) // columns)
     high, wide = SIDE + caption, SIDE + gap
     canvas = np.zeros((rows * high, columns * wide - gap), np.uint8)
-    axes = _axes("Worst mistakes", "", size=(7.0, 0.55 + rows * 1.85), margins=(0.1, 0.02))
+    axes = _axes("Worst mistakes", "", size=(5.6, 0.5 + rows * 1.48), margins=(0.1, 0.02))
     for place, mistake in enumerate(mistakes):
         top, left = place // columns * high, place % columns * wide
         canvas[top : top + SIDE, left : left + SIDE] = mistake["pixels"]
-        at: dict[str, Any] = {"ha": "center", "va": "top", "size": 8.5}
+        at: dict[str, Any] = {"ha": "center", "va": "top", "size": 7.5}
         axes.text(left + SIDE / 2, top + SIDE + 0.5, mistake["label"], weight="bold", **at)
-        said = f"→ {mistake['prediction']}\n{100 * mistake['confidence']:.1f} % sure"
-        axes.text(left + SIDE / 2, top + SIDE + 5, said, color=MUTED, linespacing=1.3, **at)
+        said = f"→ {mistake['prediction']}\n{100 * mistake['confidence']:.1f}% sure"
+        axes.text(left + SIDE / 2, top + SIDE + 4.6, said, color=MUTED, linespacing=1.3, **at)
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_off()
     return _png(axes)
 
 
 def _time(seconds: Mapping[str, float]) -> bytes | None:
-    parts = {part: max(0.0, seconds.get(part) or 0.0) for part in PART_COLOURS}  # clocks of two machines may disagree
+    parts = {part: max(0.0, seconds.get(part) or 0.0) for part in PARTS}  # clocks of two machines may disagree
     whole = sum(parts.values())
     if not whole:
         return None
@@ -229,8 +225,8 @@ def _time(seconds: Mapping[str, float]) -> bytes | None:
     axes.grid(visible=False)
     left = 0.0
     for part, length in parts.items():
-        name = f"{part.replace('_', '-')} {length:.3g} s"
-        axes.barh(0, length, left=left, color=PART_COLOURS[part], edgecolor="white", linewidth=1, label=name)
+        name = f"{part.replace('_', '-')} {length:.1f} s"
+        axes.barh(0, length, left=left, color=PART_COLOURS[part], edgecolor="white", label=name)
         if length > 0.06 * whole:
             colour = "white" if part == "training" else INK
             axes.text(left + length / 2, 0, f"{length / whole:.0%}", ha="center", va="center", color=colour)
@@ -242,47 +238,50 @@ def _time(seconds: Mapping[str, float]) -> bytes | None:
 
 
 def _overlaid(runs: Mapping[str, Points], x: str, y: str, title: str) -> bytes | None:
-    below = 0.75 + 0.2 * len(runs)  # the names stand under the picture: they can be long, and many
+    below = 0.65 + 0.2 * len(runs)  # the names stand under the picture: they can be long, and many
     axes = _axes(
         title, "%" if y == "test_accuracy" else "cross entropy, nats", "epoch", (WIDE, 2.5 + below), (0.72, below)
     )
     columns = {label: series(points, x, y) for label, points in runs.items()}
     unit = _time_axis(axes, *(xs for xs, _ in columns.values())) if x == "elapsed" else 1
-    if x == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn, scale, marker = False, *((100, "o") if y == "test_accuracy" else (1, None))
+    drawn, scale, marker = (False, 100, "o") if y == "test_accuracy" else (False, 1, None)
     for index, (label, (xs, ys)) in enumerate(columns.items()):
-        colour, dash = look(index)
-        line = {"color": colour, "linestyle": dash, "marker": marker, "label": label.lstrip("_")}
+        line = dict(zip(("color", "linestyle"), look(index), strict=True), marker=marker, label=label.lstrip("_"))
         drawn |= _curve(axes, [at / unit for at in xs], [value * scale for value in ys], **line)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.02, 0.01), bbox_transform=axes.figure.transFigure)
-    return _png(axes) if drawn else None
+    if not drawn:
+        return None
+    if x == "epoch":
+        _whole_epochs(axes)
+    else:
+        axes.set_xlim(left=0)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.15 / WIDE, 0.05), bbox_transform=axes.figure.transFigure)
+    return _png(axes)
 
 
-def _axes(
-    title: str,
-    ylabel: str,
-    xlabel: str = "",
-    size: tuple[float, float] = (WIDE, HIGH),
-    margins: tuple[float, float] = (0.72, 0.55),
-) -> Axes:
+def _axes(title: str, ylabel: str, xlabel: str = "", size: Pair = (WIDE, HIGH), margins: Pair = (0.72, 0.55)) -> Axes:
     """A figure with one pair of axes; `size` and the left and lower `margins` in inches."""
     (width, height), (left, below) = size, margins
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)  # which the figure keeps
     place = (left / width, below / height, 1 - (left + 0.15) / width, 1 - (below + 0.42) / height)
     axes = figure.add_axes(place, xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(title, x=(0.15 - left) / (width - left - 0.15))  # flush with the picture, not with the axes
+    # flush with the picture, not with the axes; y is given because to find it takes as long as to draw
+    axes.set_title(title, x=(0.15 - left) / (width - left - 0.15), y=1)
     return axes
 
 
 def _curve(axes: Axes, xs: Sequence[float], ys: Sequence[float], **look: Any) -> bool:
     """Draw a line; says whether there was anything to draw."""
-    drawn = any(map(math.isfinite, ys))
-    if drawn:
+    if drawn := any(map(math.isfinite, ys)):
         look["marker"] = look.get("marker") or ("o" if len(xs) < MARKED_POINTS else None)
         axes.plot(xs, ys, markeredgecolor="white", markeredgewidth=0.6, solid_joinstyle="round", **look)
     return drawn
+
+
+def _whole_epochs(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, (low + high) / 2 - 0.5), max(high, (low + high) / 2 + 0.5))  # of one epoch only
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _time_axis(axes: Axes, *columns: Sequence[float]) -> int:
@@ -295,5 +294,6 @@ def _time_axis(axes: Axes, *columns: Sequence[float]) -> int:
 
 def _png(axes: Axes) -> bytes:
     png = io.BytesIO()
-    axes.figure.savefig(png, format="png", metadata={"Software": None})
+    figure: Any = axes.figure
+    figure.savefig(png, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return png.getvalue()

@@ -218,8 +218,7 @@ def event_sentence(event: dict[str, Any]) -> str | None:
         )
     if event["event"] == "worker_failed":
         return f"worker {event['rank']} failed: {event['error']}"
-    message = event.get("message")
-    return str(message) if message else None
+    return f"warning: {event['message']}" if event["event"] == "warning" else None
 
 
 def number(value: float | None, form: str) -> str:

@@ -149,5 +149,9 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
         return
     with file.open("rb") as lines:
         for line in lines:
-            if line.endswith(b"\n"):
+            if not line.endswith(b"\n"):
+                break
+            try:
                 yield json.loads(line)
+            except ValueError:
+                raise StorageError(f"{file} holds a line that is not JSON; the record is damaged there.") from None

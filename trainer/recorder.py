@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from trainer.errors import in_a_line
 from trainer.record import Record
 
 
@@ -41,7 +42,7 @@ class Recorder(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002 # Ray's signature
         """Note which workers failed, and how."""
         for rank, error in sorted(worker_exceptions.items()):
-            Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=last_line(error))
+            Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=in_a_line(error))
 
     def _ready(self, record: Record, metrics: list[dict[str, Any]]) -> None:
         self._attempt += 1
@@ -88,9 +89,3 @@ class Recorder(UserCallback):
             finished_at=max(each["time"] for each in metrics),
             evaluation_seconds=self._evaluation_seconds,
         )
-
-
-def last_line(error: BaseException) -> str:
-    """What went wrong, without the traceback that Ray puts around it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ POINTS_IN_TIME = ("process_created", "started_at", "finished_at", "ended_at")  #
 class Run:
     """What a record holds, checked; `points` are those of the last attempt that has any, as `plots` wants them.
 
-    `began` is when the process of the last attempt began, `seen` its last sign of life; seconds since 1970, or None.
+    `began` is when the last process of the run began, `seen` its last sign of life; seconds since 1970, or None.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Run:
         """``finished``, ``failed``, ``interrupted``, or ``unfinished`` as long as there is no result."""
         return str(self.result["status"]) if self.result else "unfinished"
 
-    @property
+    @cached_property
     def epochs(self) -> list[dict[str, Any]]:
         """The points that end an epoch, each with the epoch's mean train loss and speed, and its evaluation."""
         ends = [point for point in self.points if "test_accuracy" in point]
         return [point | mean([p for p in self.points if p["epoch"] == point["epoch"]]) for point in ends]
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, Any]:
         """The numbers at the head of the page; None where one is not known."""
         last = self.epochs[-1] if self.epochs else {}
@@ -83,7 +83,7 @@ def write(record: Record) -> Path:
     """
     run = read(record)
     pictures = plots.of_run(run.points, run.evaluation, (run.result or {}).get("seconds"))
-    page = _render("run.html", run=run, pictures=_embedded(pictures), **_pieces(run))
+    page = _render("run.html", pictures, run=run, **_pieces(run))
     with _unwritable(record.folder):
         _save(record.plots_folder, pictures, plots.RUN_PICTURES)
         _replace(record.report_file, page)
@@ -97,11 +97,11 @@ def write_comparison(records: list[Record], folder: Path) -> Path:
         StorageError: a record is damaged, or the folder cannot be written.
     """
     runs = dict(zip(_labels(records), map(read, records), strict=True))
-    pictures = plots.of_runs({label: _with_epochs_done(run) for label, run in runs.items()})
+    pictures = plots.of_runs({label: run.points for label, run in runs.items()})
     page = _render(
         "comparison.html",
+        pictures,
         runs=runs,
-        pictures=_embedded(pictures),
         colours={label: plots.look(index)[0] for index, label in enumerate(runs)},
         best=max((run.numbers["test_accuracy"] or 0.0 for run in runs.values()), default=0.0),
         differences=differing_settings([run.config for run in runs.values()]),
@@ -125,10 +125,10 @@ def read(record: Record) -> Run:
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
         return Run(
-            name=record.name,
-            config=config,
+            record.name,
+            config,
             environment=record.environment(),
-            points=_last_attempt(points, events),
+            points=_last_attempt(points, events, config),
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
@@ -137,8 +137,7 @@ def read(record: Record) -> Run:
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise StorageError(f"{record.folder} has no report: its record is damaged ({reason}).") from error
+        raise StorageError(f"{record.folder}: the record is damaged ({type(error).__name__}: {error}).") from error
 
 
 def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -165,7 +164,7 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
     return {key: [each[key] for each in flat] for key in flat[0] if any(each[key] != flat[0][key] for each in flat)}
 
 
-def _last_attempt(points: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _last_attempt(points: list[dict[str, Any]], events: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     if not points:
         return []
     last = [point for point in points if point["attempt"] == points[-1]["attempt"]]
@@ -173,8 +172,8 @@ def _last_attempt(points: list[dict[str, Any]], events: list[dict[str, Any]]) ->
     for event in events:
         if event["event"] == "training_started" and event["attempt"] == last[0]["attempt"]:
             began = event["started_at"]
-    needed = ("epoch", "step", "train_loss", "samples")
-    return [point | {"elapsed": point["time"] - began} | {key: point[key] for key in needed} for point in last]
+    epoch = config.steps_per_epoch
+    return [point | {"elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in last]
 
 
 def _evaluation(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -182,11 +181,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     if np.shape(evaluation["confusion"]) != (len(CLASSES), len(CLASSES)):
         raise ValueError(f"the confusion matrix is not {len(CLASSES)} × {len(CLASSES)}")
-    return {
-        "confusion": evaluation["confusion"],
-        "class_accuracy": class_accuracy(evaluation),
-        "mistakes": [mistake | {"pixels": _pixels(mistake["pixels"])} for mistake in evaluation["mistakes"]],
-    }
+    mistakes = [mistake | {"pixels": _pixels(mistake["pixels"])} for mistake in evaluation["mistakes"]]
+    return evaluation | {"class_accuracy": class_accuracy(evaluation), "mistakes": mistakes}
 
 
 def _pixels(text: str) -> np.ndarray:
@@ -197,7 +193,6 @@ def _pieces(run: Run) -> dict[str, Any]:
     starts = [event["process_created"] for event in run.events if event["event"] == "run_started"]
     shown = run.events[-EVENTS_SHOWN:]
     return {
-        "numbers": run.numbers,
         "tiles": [_data_uri(plots.tile(each["pixels"])) for each in (run.evaluation or {}).get("mistakes", ())],
         "events": [_event(event, starts[0] if starts else run.events[0]["time"]) for event in shown],
         "hidden_events": len(run.events) - len(shown),
@@ -210,9 +205,9 @@ def _pieces(run: Run) -> dict[str, Any]:
 
 def _event(event: dict[str, Any], began: float) -> dict[str, Any]:
     """An event with its times relative to the run's start, in seconds."""
-    details = {key: value for key, value in event.items() if key not in ("time", "event")}
-    times = {key: f"{value - began:+.1f} s" for key, value in details.items() if key in POINTS_IN_TIME}
-    return {"at": event["time"] - began, "event": event["event"], "details": details | times}
+    times = {key: f"{event[key] - began:+.1f} s" for key in POINTS_IN_TIME if key in event}
+    details = {key: value for key, value in (event | times).items() if key not in ("time", "event")}
+    return {"at": event["time"] - began, "event": event["event"], "details": details}
 
 
 def _labels(records: list[Record]) -> list[str]:
@@ -221,20 +216,14 @@ def _labels(records: list[Record]) -> list[str]:
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def _with_epochs_done(run: Run) -> list[dict[str, Any]]:
-    return [point | {"epochs_done": point["step"] / run.config.steps_per_epoch} for point in run.points]
-
-
-def _embedded(pictures: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: _data_uri(png) for name, png in pictures.items()}
-
-
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _render(template: str, **names: Any) -> bytes:
-    return _templates().get_template(template).render(**names).encode()
+def _render(template: str, pictures: Mapping[str, bytes], **names: Any) -> bytes:
+    embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.COMPARISON_PICTURES))
+    embedded |= {name: _data_uri(png) for name, png in pictures.items()}
+    return _templates().get_template(template).render(pictures=embedded, **names).encode()
 
 
 @cache
@@ -269,7 +258,8 @@ def seconds(value: float | None) -> str:
 
 def day(value: float) -> str:
     """Seconds since 1970 as date and time."""
-    return datetime.fromtimestamp(value, timezone.utc).strftime("%-d %B %Y, %H:%M UTC")
+    when = datetime.fromtimestamp(value, timezone.utc)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
 def setting(value: Any) -> str:
@@ -306,4 +296,4 @@ def _unwritable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the report cannot be written to {folder} ({error.strerror}); free or choose it.") from None
+        raise StorageError(f"report: {folder} cannot be written ({error.strerror}); make it writable.") from None

@@ -22,7 +22,7 @@ class Clock:
 
 def summarise(record: Record, clock: Clock, status: str, error: TrainerError | None) -> dict[str, Any]:
     """What goes into ``result.json``; times in seconds, accuracies 0..1."""
-    points = record.points()
+    points = [point for point in record.points() if point["time"] >= clock.began]  # not an earlier process's
     last = points[-1] if points else {}
     tested = [point for point in points if "test_accuracy" in point]
     exit_code = error.exit_code if error else ExitCode.OK

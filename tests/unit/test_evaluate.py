@@ -73,7 +73,9 @@ def test_worst_mistakes_are_wrong_and_sorted_by_confidence_with_their_pixels(net
 def test_saved_weights_come_back_bit_by_bit(network, tmp_path):
     loop.save_weights(network, tmp_path / "model.safetensors")
     loaded = evaluate.load_weights(tmp_path / "model.safetensors", CONFIG)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 

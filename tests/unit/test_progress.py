@@ -60,7 +60,9 @@ def test_a_live_table_shows_the_same_and_goes_away_at_the_end(monkeypatch, capsy
     assert display._live.is_started is False
 
 
-@pytest.mark.parametrize(("chosen", "kind"), [("json", "JsonDisplay"), ("plain", "PlainDisplay"), ("auto", "PlainDisplay")])
+@pytest.mark.parametrize(
+    ("chosen", "kind"), [("json", "JsonDisplay"), ("plain", "PlainDisplay"), ("auto", "PlainDisplay")]
+)
 def test_the_display_follows_the_option_and_is_plain_where_there_is_no_terminal(chosen, kind):
     assert type(progress.choose(chosen, CONFIG)).__name__ == kind
 
@@ -93,6 +95,11 @@ def test_the_follower_shows_what_is_added_once_and_nothing_from_before(tmp_path)
 @pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (7.4, "7 s"), (187, "3:07"), (3753, "1:02:33")])
 def test_durations_are_for_people(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_a_warning_is_shown_as_one():
+    assert progress.event_sentence({"event": "warning", "message": "small batch"}) == "warning: small batch"
+    assert progress.event_sentence({"event": "run_ended", "status": "finished"}) is None
 
 
 def test_the_start_of_training_is_told_with_device_and_precision():

@@ -35,6 +35,17 @@ def test_a_line_cut_by_a_kill_is_left_out_and_the_rest_is_kept(record):
     assert record.points() == [{"step": 1}]
 
 
+def test_a_damaged_line_is_a_sentence_with_the_file(record):
+    record.metrics_file.write_text('{"step": 1\n{"step": 2}\n')
+    with pytest.raises(StorageError, match=r"metrics\.jsonl holds a line that is not JSON"):
+        record.points()
+
+
+def test_the_score_of_an_earlier_process_is_not_this_ones(record):
+    record.add_point({"time": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "epoch": 1, "step": 5})
+    assert summarise(record, Clock(), "failed", TrainingError("x"))["test_accuracy"] is None
+
+
 def test_a_damaged_result_is_a_sentence_with_the_file(record):
     record.result_file.write_text("{")
     with pytest.raises(StorageError, match=r"result\.json cannot be read"):

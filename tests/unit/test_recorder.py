@@ -1,7 +1,8 @@
 import pytest
 
+from trainer.errors import TrainingError, in_a_line
 from trainer.record import Record
-from trainer.recorder import Recorder, last_line
+from trainer.recorder import Recorder
 
 
 def ready(**changes):
@@ -20,7 +21,16 @@ def ready(**changes):
 
 
 def progress(**changes):
-    return {"phase": "progress", "epoch": 1, "step": 7, "lr": 0.5, "loss_sum": 10.0, "samples": 4, "seconds": 2.0, **changes}
+    return {
+        "phase": "progress",
+        "epoch": 1,
+        "step": 7,
+        "lr": 0.5,
+        "loss_sum": 10.0,
+        "samples": 4,
+        "seconds": 2.0,
+        **changes,
+    }
 
 
 @pytest.fixture
@@ -84,5 +94,14 @@ def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path
     assert (event["event"], event["rank"], event["error"]) == ("worker_failed", 1, "ValueError: too hot")
 
 
-def test_an_error_without_a_text_is_named_by_its_type():
-    assert last_line(KeyError()) == "KeyError"
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError(), "KeyError"),
+        (ValueError("first\nlast"), "ValueError: last"),
+        (ValueError("Traceback ...\nValueError: last"), "ValueError: last"),
+        (TrainingError("The loss became nan."), "The loss became nan."),
+    ],
+)
+def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):
+    assert in_a_line(error) == line

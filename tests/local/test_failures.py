@@ -1,0 +1,100 @@
+"""Runs that do not end well, with real Ray on this machine: each leaves a record and says in a sentence why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from local.runs import SMALL, result_of, run_trainer
+
+LONG = [
+    "train",
+    "--name",
+    "long",
+    *SMALL,
+    "--set",
+    "epochs=10000",
+    "--set",
+    "optimizer.warmup=0.0",
+    "--log-format",
+    "json",
+]
+
+
+def events(folder, name):
+    return [json.loads(line) for line in (folder / "runs" / name / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stops_within_5_seconds_of_a_signal_and_keeps_its_record(how, tmp_path, data_folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *LONG],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any('"test_accuracy"' in line for line in process.stdout)  # it trains
+    began = time.monotonic()
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    assert process.returncode == 130
+    assert "Stopped before the end" in stderr
+    busy = max(
+        1.0, os.getloadavg()[0] / (os.cpu_count() or 1)
+    )  # others' share of the machine is not ours to answer for
+    assert seconds < 5 * busy
+    result = result_of(tmp_path, "long")
+    assert (result["status"], result["exit_code"]) == ("interrupted", 130)
+    assert result["test_accuracy"] > 0.3
+    assert events(tmp_path, "long")[-1]["event"] == "run_ended"
+
+
+def test_a_run_that_was_interrupted_can_be_started_again_as_the_next_attempt(tmp_path, data_folder):
+    short = ["train", "--name", "again", *SMALL, "--set", "epochs=1"]
+    first = run_trainer(tmp_path, *short)
+    assert first.returncode == 0
+    (tmp_path / "runs" / "again" / "result.json").write_text(json.dumps({"status": "interrupted"}))
+    second = run_trainer(tmp_path, *short)
+    assert second.returncode == 0, second.stderr
+    assert result_of(tmp_path, "again")["attempt"] == 2
+    starts = [event for event in events(tmp_path, "again") if event["event"] == "training_started"]
+    assert [event["attempt"] for event in starts] == [1, 2]
+
+
+def test_a_diverging_loss_is_the_runs_own_error(tmp_path, data_folder):
+    done = run_trainer(
+        tmp_path, "train", "--name", "nan", *SMALL, "--set", "optimizer.lr=1e30", "--set", "optimizer.warmup=0.0"
+    )
+    assert done.returncode == 6
+    assert "The loss became nan" in done.stderr or "The loss became inf" in done.stderr
+    assert "lower optimizer.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert result_of(tmp_path, "nan")["status"] == "failed"
+
+
+def test_a_worker_that_raises_ends_the_run_with_its_last_line(tmp_path, data_folder):
+    # the worker's own machine has no data: what a driver cannot know beforehand
+    script = """
+import sys
+from trainer import cli, launch
+
+def broken(settings):
+    raise ValueError("the dog ate the batch")
+
+launch._train = broken
+sys.argv = ["trainer", "train", "--name", "raises", *sys.argv[1:]]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 6
+    assert "A worker failed: ValueError: the dog ate the batch" in done.stderr
+    assert "Traceback" not in done.stderr
+    failed = [event for event in events(tmp_path, "raises") if event["event"] == "worker_failed"]
+    assert [event["rank"] for event in failed] == [0]
