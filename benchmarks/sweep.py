@@ -1,4 +1,4 @@
-"""Try settings of a recipe on a validation split, several seeds each: how the recipes were chosen (docs/experiments.md).
+"""Try settings of a recipe on a validation split, several seeds each: how the recipes were chosen.
 
 Each trial runs our loop in this process through Ray Train's local mode, so no Ray process is started:
 
@@ -18,6 +18,7 @@ VALIDATION_SAMPLES = 10_000
 
 
 def main() -> None:
+    """Print one row of docs/experiments.md for each trial."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--try", dest="trials", action="append", default=[], help="settings, as key=value, by spaces")
@@ -35,8 +36,9 @@ def main() -> None:
         settings = [*trial.split(), f"data.validation_samples={samples}"]
         runs = [train(arguments.recipe, [*settings, f"seed={seed}"]) for seed in range(arguments.seeds)]
         accuracies = [100 * run["accuracy"] for run in runs]
+        spread = f"{statistics.mean(accuracies):.2f} ({min(accuracies):.2f}–{max(accuracies):.2f})"
         print(
-            f"| {trial or 'as it is'} | {statistics.mean(accuracies):.2f} ({min(accuracies):.2f}–{max(accuracies):.2f}) "
+            f"| {trial or 'as it is'} | {spread} "
             f"| {statistics.median(run['seconds'] for run in runs):.1f} "
             f"| {statistics.median(run['rate'] for run in runs):,.0f} |",
             flush=True,
@@ -49,7 +51,7 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
     from ray.train import ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from trainer import config, loop
+    from trainer import loop, resolve
 
     reports: list[dict[str, Any]] = []
     ray.train.report = reports.append
@@ -58,7 +60,7 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
         DataParallelTrainer(
             loop.train,
             train_loop_config={
-                "config": config.load(recipe, None, overrides).model_dump(),
+                "config": resolve.load(recipe, None, overrides).model_dump(),
                 "data_folder": None,
                 "weights_file": f"{folder}/model.safetensors",
             },

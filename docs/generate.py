@@ -1,4 +1,4 @@
-"""Write the generated files of docs/ from the code that owns their facts: `make generate`; `make verify` finds drift."""
+"""Write the generated files of docs/ from the code that owns their facts: `make generate`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer import config
+from trainer import config, resolve
 from trainer.errors import EXIT_CODE_MEANING
 
 DOCS = Path(__file__).parent
 
 
 def main() -> None:
+    """Write them; `make verify` then finds drift."""
     schema = config.schema()
     (DOCS / "config.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
     (DOCS / "configuration.md").write_text("\n".join([*_introduction(), *_tables(schema), *_recipes(), *_exit_codes()]))
@@ -64,8 +65,8 @@ def _type(field: dict[str, Any]) -> str:
 
 def _recipes() -> list[str]:
     lines = ["## Recipes", ""]
-    for name in config.recipes():
-        recipe = config.load(name)
+    for name in resolve.recipes():
+        recipe = resolve.load(name)
         changed = config.differences(config.Config(), recipe)
         lines += [
             f"**{name}**: "

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, config
+from trainer import __version__, config, resolve
 from trainer.errors import ConfigError, ExitCode, TrainerError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ class LogFormat(str, Enum):
     JSON = "json"
 
 
-Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(config.recipes())}.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
 File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
@@ -73,8 +73,8 @@ def train(
         for key, value in options.items()
         if value is not None
     ]
-    settings = config.load(recipe or config.DEFAULT_RECIPE, file, [*(overrides or []), *given])
-    run_name = config.check_name(name or f"{recipe or config.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
+    run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
     say = _say_json if log_format is LogFormat.JSON else _say
     plan = preflight.prepare(run_name, settings, storage, data)
     if plan.finished is not None:
@@ -132,7 +132,7 @@ def _find_weights(
     if Path(target).suffix == ".safetensors":
         if recipe is None and file is None:
             raise ConfigError(f"{target} holds weights, not their network; say which by --recipe or --config.")
-        return Path(target), config.load(recipe, file, overrides)
+        return Path(target), resolve.load(recipe, file, overrides)
     record = find(target, storage)
     return record.weights_file, record.config()
 
@@ -166,7 +166,7 @@ def show_config(
     if schema:
         typer.echo(json.dumps(config.schema(), indent=2))
     else:
-        typer.echo(config.load(recipe or config.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
+        typer.echo(resolve.load(recipe or resolve.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
 
 
 @app.callback(invoke_without_command=True)

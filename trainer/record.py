@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer import config as configs
+from trainer import resolve
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
 
@@ -69,7 +69,7 @@ class Record:
         if not self.exists():
             raise StorageError(f"{self.folder} holds no run: it has no config.yaml; give a run's name or folder.")
         try:
-            return configs.read(self.config_file)
+            return resolve.read(self.config_file)
         except ConfigError as error:
             raise StorageError(f"{self.config_file} is damaged or of another version of the trainer: {error}") from None
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import config, data
+from trainer import config, data, resolve
 from trainer.errors import DataError
 
 ON = torch.device("cpu")
@@ -16,7 +16,7 @@ def samples(count):
 
 def seen(count, batch, epoch=1, world_size=1, start=0, **settings):
     """Labels of each step, the ranks' shares put together, sorted."""
-    resolved = config.load(None, None, [f"global_batch_size={batch}", *[f"{k}={v}" for k, v in settings.items()]])
+    resolved = resolve.load(None, None, [f"global_batch_size={batch}", *[f"{k}={v}" for k, v in settings.items()]])
     ranks = [list(data.Batches(samples(count), resolved, epoch, r, world_size, start)) for r in range(world_size)]
     return [sorted(torch.cat([batch.labels for batch in step]).tolist()) for step in zip(*ranks, strict=True)]
 
@@ -45,7 +45,7 @@ def test_starting_in_the_middle_of_an_epoch_gives_the_rest_of_it():
 
 
 def test_the_ranks_weights_make_their_mean_the_mean_over_all_samples():
-    resolved = config.load(None, None, ["global_batch_size=4"])
+    resolved = resolve.load(None, None, ["global_batch_size=4"])
     ranks = [list(data.Batches(samples(7), resolved, 1, rank, 2)) for rank in range(2)]
     for step in zip(*ranks, strict=True):
         values = [batch.labels.double() for batch in step]
@@ -54,7 +54,7 @@ def test_the_ranks_weights_make_their_mean_the_mean_over_all_samples():
 
 
 def test_a_rank_may_get_none_of_the_last_batch():
-    resolved = config.load(None, None, ["global_batch_size=4"])
+    resolved = resolve.load(None, None, ["global_batch_size=4"])
     last = [list(data.Batches(samples(5), resolved, 1, rank, 2))[-1] for rank in range(2)]
     assert [(len(batch.labels), batch.weight) for batch in last] == [(1, 2.0), (0, 0.0)]
 
@@ -64,12 +64,12 @@ def test_normalising_is_torchvisions_arithmetic_bit_by_bit():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(4)[:784].view(1, 784)
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     expected = theirs(pixels.view(28, 28, 1).numpy()).view(1, 784)
-    assert torch.equal(data.normalise(pixels, config.load("seed").data), expected)
+    assert torch.equal(data.normalise(pixels, resolve.load("seed").data), expected)
 
 
 @pytest.mark.parametrize("how", ["data.flip=random", "data.flip=alternating", "data.shift_pixels=2"])
 def test_augmentation_of_a_sample_does_not_depend_on_the_number_of_workers(how):
-    resolved = config.load(None, None, ["global_batch_size=8", how])
+    resolved = resolve.load(None, None, ["global_batch_size=8", how])
     whole = {
         int(label): image
         for batch in data.Batches(samples(50), resolved, 2)
@@ -82,7 +82,7 @@ def test_augmentation_of_a_sample_does_not_depend_on_the_number_of_workers(how):
 
 
 def test_alternating_flips_show_both_sides_of_every_image_in_two_epochs():
-    settings = config.load(None, None, ["data.flip=alternating"]).data
+    settings = resolve.load(None, None, ["data.flip=alternating"]).data
     mirrored = []
     for epoch in (1, 2):
         order = data.sample_order(0, epoch, 500)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainer import config, device, preflight
+from trainer import device, preflight, resolve
 from trainer.errors import ResourceError
 
 CPU = torch.device("cpu")
@@ -18,29 +18,29 @@ CPU = torch.device("cpu")
 )
 def test_bf16_is_chosen_by_the_cpus_flags_and_the_reason_told_with_mocked_flags(monkeypatch, flags, precision, reason):
     monkeypatch.setattr(device, "cpu_flags", lambda: flags)
-    chosen, why = device.choose_precision(config.load("fast"), CPU)
+    chosen, why = device.choose_precision(resolve.load("fast"), CPU)
     assert chosen == precision
     assert reason in why
 
 
 def test_a_precision_in_the_config_is_taken_as_it_is():
-    assert device.choose_precision(config.load("fast", None, ["precision=bf16"]), CPU)[0] == "bf16"
+    assert device.choose_precision(resolve.load("fast", None, ["precision=bf16"]), CPU)[0] == "bf16"
 
 
 def test_without_gpu_the_device_is_the_cpu():
-    assert device.choose(config.load("fast")) == CPU
+    assert device.choose(resolve.load("fast")) == CPU
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has a GPU")
 def test_a_gpu_run_where_pytorch_sees_none_is_refused():
     with pytest.raises(ResourceError, match="sees no GPU"):
-        device.choose(config.load("fast", None, ["gpu=true"]))
+        device.choose(resolve.load("fast", None, ["gpu=true"]))
 
 
 def test_more_workers_than_gpus_are_refused_with_mocked_gpus(monkeypatch):
     monkeypatch.setattr(device, "gpu_count", lambda: 2)
     with pytest.raises(ResourceError, match=r"workers: 4 need a GPU each, and this machine has 2; use --workers 2"):
-        preflight.check_resources(config.load("fast", None, ["gpu=true", "workers=4", "cpus_per_worker=1"]))
+        preflight.check_resources(resolve.load("fast", None, ["gpu=true", "workers=4", "cpus_per_worker=1"]))
 
 
 def test_a_mac_has_one_gpu_with_mocked_platform(monkeypatch):
@@ -59,13 +59,13 @@ def test_visible_gpus_are_those_that_cuda_shows_with_mocked_driver(monkeypatch):
 
 def test_one_worker_gets_all_cores_and_several_share_them_with_mocked_cores(monkeypatch):
     monkeypatch.setattr(device, "cpu_count", lambda: 8)
-    assert preflight.check_resources(config.load("fast")) == 8
-    assert preflight.check_resources(config.load("fast", None, ["workers=2"])) == 4
-    assert preflight.check_resources(config.load("fast", None, ["workers=1-4"])) == 2
-    assert preflight.check_resources(config.load("fast", None, ["workers=2", "cpus_per_worker=3"])) == 3
+    assert preflight.check_resources(resolve.load("fast")) == 8
+    assert preflight.check_resources(resolve.load("fast", None, ["workers=2"])) == 4
+    assert preflight.check_resources(resolve.load("fast", None, ["workers=1-4"])) == 2
+    assert preflight.check_resources(resolve.load("fast", None, ["workers=2", "cpus_per_worker=3"])) == 3
 
 
 def test_small_batches_per_worker_are_warned_of_and_large_ones_not():
-    assert "16 samples each" in preflight.warnings(config.load("seed", None, ["workers=2"]))[0]
-    assert preflight.warnings(config.load("seed")) == []
-    assert preflight.warnings(config.load("fast", None, ["workers=2"])) == []
+    assert "16 samples each" in preflight.warnings(resolve.load("seed", None, ["workers=2"]))[0]
+    assert preflight.warnings(resolve.load("seed")) == []
+    assert preflight.warnings(resolve.load("fast", None, ["workers=2"])) == []

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import config, evaluate, loop, model
+from trainer import evaluate, loop, model, resolve
 from trainer.data import Samples
 from trainer.errors import StorageError
 
-CONFIG = config.load("seed")
+CONFIG = resolve.load("seed")
 
 
 @pytest.fixture
@@ -95,4 +95,4 @@ def test_truncated_weights_are_a_sentence(network, tmp_path):
 def test_weights_of_another_network_are_refused_by_the_first_tensor_that_differs(network, tmp_path):
     loop.save_weights(network, tmp_path / "w.safetensors")
     with pytest.raises(StorageError, match=r"0\.bias is \(512,\), not \(64,\)"):
-        evaluate.load_weights(tmp_path / "w.safetensors", config.load("seed", None, ["model.hidden=[64]"]))
+        evaluate.load_weights(tmp_path / "w.safetensors", resolve.load("seed", None, ["model.hidden=[64]"]))

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import config, model
+from trainer import model, resolve
 
 
 def network(*settings, recipe=None):
-    return model.build(config.load(recipe, None, settings).model)
+    return model.build(resolve.load(recipe, None, settings).model)
 
 
 @pytest.mark.parametrize("recipe", ["seed", "fast", "accurate"])

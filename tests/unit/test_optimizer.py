@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import config, model, optimizer
+from trainer import model, optimizer, resolve
 
 
 def settings(*overrides):
-    return config.load(None, None, [f"optimizer.{each}" for each in overrides]).optimizer
+    return resolve.load(None, None, [f"optimizer.{each}" for each in overrides]).optimizer
 
 
 def test_the_linear_schedule_rises_over_the_warmup_and_ends_next_to_zero():
@@ -25,14 +25,14 @@ def test_the_constant_schedule_without_warmup_is_constant():
 def test_every_parameter_belongs_to_exactly_one_optimizer():
     for name in ("sgd", "adamw", "muon"):
         for kind in ("mlp", "cnn"):
-            network = model.build(config.load(None, None, [f"model.name={kind}"]).model)
+            network = model.build(resolve.load(None, None, [f"model.name={kind}"]).model)
             built = optimizer.build(network, settings(f"name={name}"))
             held = [id(p) for each in built for group in each.param_groups for p in group["params"]]
             assert sorted(held) == sorted(id(p) for p in network.parameters())
 
 
 def test_muon_takes_the_matrices_and_leaves_biases_and_the_last_layer_to_sgd():
-    network = model.build(config.load(None, None, ["model.hidden=[32,16]"]).model)
+    network = model.build(resolve.load(None, None, ["model.hidden=[32,16]"]).model)
     sgd, muon = optimizer.build(network, settings("name=muon", "lr=0.3", "muon_lr=0.02"))
     assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(32, 784), (16, 32)]
     assert (10, 16) in [tuple(p.shape) for p in sgd.param_groups[0]["params"]]

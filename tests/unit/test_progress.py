@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from trainer import config, progress
+from trainer import progress, resolve
 from trainer.record import Record
 
-CONFIG = config.load("seed")
+CONFIG = resolve.load("seed")
 POINT = {
     "time": 1010.0,
     "attempt": 1,

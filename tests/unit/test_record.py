@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from trainer import config, preflight
+from trainer import preflight, resolve
 from trainer.errors import ConflictError, StorageError, TrainingError
 from trainer.record import Record, find
 from trainer.result import Clock, seconds_by_part, summarise
 
-CONFIG = config.load("seed")
+CONFIG = resolve.load("seed")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_run_that_is_not_there_is_named_with_those_that_are(record):
 
 def test_a_name_with_another_config_is_refused_with_the_difference(record):
     with pytest.raises(ConflictError, match="epochs: 10 → 3"):
-        preflight.check_name_is_free(record, config.load("seed", None, ["epochs=3"]))
+        preflight.check_name_is_free(record, resolve.load("seed", None, ["epochs=3"]))
 
 
 def test_a_finished_run_gives_its_result_and_a_failed_one_may_start_again(record):

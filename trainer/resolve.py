@@ -1,0 +1,110 @@
+"""Putting a config together: a recipe, then a file, then ``--set key=value``, each over the one before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config import Config, from_mapping
+from trainer.errors import ConfigError
+
+DEFAULT_RECIPE = "fast"
+RUN_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # also a Kubernetes object's name, with room for a suffix
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("trainer") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(recipe: str | None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Resolve a config from a recipe, a YAML file over it and ``key=value`` overrides over both.
+
+    Raises:
+        ConfigError: one line for each thing wrong: the field, its value, and what to do.
+    """
+    settings: dict[str, Any] = {}
+    if recipe is not None:
+        if recipe not in recipes():
+            raise ConfigError(f"recipe: {recipe!r} is not one of {', '.join(recipes())}; choose one of these.")
+        _merge(
+            settings, _parse_mapping((resources.files("trainer") / "recipes" / f"{recipe}.yaml").read_text(), recipe)
+        )
+    if file is not None:
+        _merge(settings, _read_file(file))
+    for override in overrides:
+        _merge(settings, _parse_override(override))
+    return from_mapping(settings)
+
+
+def read(file: Path) -> Config:
+    """The config of a file that holds a whole one, such as a run's ``config.yaml``."""
+    return from_mapping(_read_file(file))
+
+
+def check_name(name: str) -> str:
+    """A run's name, if it may be one: it becomes a folder and a Kubernetes object.
+
+    Raises:
+        ConfigError: the name has other characters, or is too long.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"name: {name!r} cannot name a run; use up to 40 lower-case letters, digits and '-', "
+            "beginning and ending with a letter or digit, such as mlp-1."
+        )
+    return name
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return _parse_mapping(file.read_text(), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"config: {file} cannot be read ({reason}); give the path of a YAML file.") from None
+
+
+def _parse_mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = (
+            f" at line {error.problem_mark.line + 1}"
+            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
+            else ""
+        )
+        raise ConfigError(f"config: {source} is not valid YAML{where}; check its indentation and colons.") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config: {source} holds a {type(settings).__name__}; write `key: value` lines.")
+    return settings
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set: {override!r} is not key=value; write for example --set epochs=20.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set: the value of {override!r} is not valid YAML; quote it if it is a text.") from None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 takes 1e-3 for a text
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
