@@ -46,7 +46,7 @@ format: .venv/.ready-dev ## format the code
 
 .PHONY: bench
 bench: .venv/.ready ## our speed against the alternatives, side by side: ARGS="--only time-to-88"
-	@$(BIN)/python -m benchmarks.bench $(ARGS)
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
 lock: ## resolve requirements*.txt anew from pyproject.toml

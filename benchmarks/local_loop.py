@@ -13,13 +13,13 @@ import torch
 from ray.train import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from trainer import config, loop
+from trainer import loop, resolve
 
 
 def main():
     """Train and print what was reported."""
     parser = argparse.ArgumentParser(description="Our training loop without Ray")
-    parser.add_argument("--recipe", default=config.DEFAULT_RECIPE)
+    parser.add_argument("--recipe", required=True)
     parser.add_argument("--set", action="append", dest="overrides", default=[])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -30,7 +30,7 @@ def main():
     ray.train.report = lambda numbers, **_: reports.append(numbers)
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "config": config.load(options.recipe, None, options.overrides).model_dump(),
+            "config": resolve.load(options.recipe, None, options.overrides).model_dump(),
             "data_folder": options.data,
             "weights_file": str(Path(folder) / "model.safetensors"),
         }
