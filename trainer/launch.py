@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +96,8 @@ def ray_cluster() -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
+        if shlex.quote(sys.executable) != sys.executable:  # Ray hands it to a shell as it is: a space would cut it
+            options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     ray.init(**options)
     try:
         yield

@@ -56,6 +56,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     network = model.build(config.model)
     wrapped = prepare_model(network.to(on), move_to_device=False)  # DDP if there are several workers
     torch.manual_seed(config.seed + rank)  # ... and dropout of its own
+    parameters = list(network.parameters())
     optimizers = optimizer.build(network, config.optimizer)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.optimizer.label_smoothing)
 
@@ -84,11 +85,11 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             with autocast:
                 logits = wrapped(batch.images)
                 loss = loss_function(logits, batch.labels) if len(batch.labels) else logits.sum()  # mean of none: nan
-            for each in optimizers:
-                each.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             (loss * batch.weight if batch.weight != 1.0 else loss).backward()
             if config.optimizer.grad_clip_norm is not None:
-                nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.grad_clip_norm)
+                nn.utils.clip_grad_norm_(parameters, config.optimizer.grad_clip_norm)
             for each in optimizers:
                 each.step()
 
@@ -134,7 +135,7 @@ class _Interval:
 
     def add(self, loss: Tensor, samples: int) -> None:
         # stays on the device: asking a GPU for a number each step would make it wait
-        self._loss_sum += loss.detach() * samples
+        self._loss_sum.add_(loss.detach(), alpha=samples)
         self._samples += samples
 
     def is_over(self, step: int, seconds: float, world_size: int) -> bool:

@@ -12,9 +12,11 @@ from pathlib import Path
 SMALL = ["--set", "model.hidden=[64]", "--set", "global_batch_size=2000", "--set", "optimizer.name=sgd"]
 
 
-def run_trainer(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_trainer(
+    folder: Path, *arguments: str, python: str = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
+        [python, "-m", "trainer", *arguments],
         cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,

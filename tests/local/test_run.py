@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 
 import pytest
@@ -105,6 +106,15 @@ def test_its_name_with_another_config_is_refused_with_the_difference(finished):
     other = run_trainer(folder, "train", "--name", "one", "--recipe", "seed")
     assert other.returncode == 5
     assert "epochs: 2 → 10" in other.stderr
+
+
+def test_an_environment_in_a_path_with_spaces_trains_as_well(tmp_path, data_folder):
+    (tmp_path / "my project").mkdir()
+    (tmp_path / "my project" / ".venv").symlink_to(sys.prefix)
+    python = tmp_path / "my project" / ".venv" / "bin" / "python"
+    done = run_trainer(tmp_path, "train", "--name", "spaces", *SMALL, "--set", "epochs=1", python=str(python))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result_of(tmp_path, "spaces")["status"] == "finished"
 
 
 def test_a_dry_run_checks_and_starts_nothing(finished, tmp_path):
