@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--try", dest="trials", action="append", default=[], help="settings, as key=value, by spaces")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--test", action="store_true", help="the last word only: train on all, score on the test set")
     arguments = parser.parse_args()
@@ -30,11 +31,12 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     samples = 0 if arguments.test else VALIDATION_SAMPLES
     print("| settings | accuracy % mean (min–max) | training s | samples/s |\n|---|---|---|---|", flush=True)
     for trial in arguments.trials or [""]:
         settings = [*trial.split(), f"data.validation_samples={samples}"]
-        runs = [train(arguments.recipe, [*settings, f"seed={seed}"]) for seed in range(arguments.seeds)]
+        runs = [train(arguments.recipe, [*settings, f"seed={seed}"]) for seed in seeds]
         accuracies = [100 * run["accuracy"] for run in runs]
         spread = f"{statistics.mean(accuracies):.2f} ({min(accuracies):.2f}–{max(accuracies):.2f})"
         print(
