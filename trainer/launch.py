@@ -50,14 +50,11 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     record.create(plan.config, environment.describe())
     for file in (record.result_file, record.evaluation_file, record.weights_file):
         file.unlink(missing_ok=True)  # of an attempt that did not finish: its points and events stay
-    me = psutil.Process()
-    record.add_event("run_started", pid=me.pid, host=socket.gethostname(), process_created=me.create_time())
-    for warning in preflight.warnings(plan.config):
-        record.add_event("warning", message=warning)
     error: TrainerError | None = None
     status = "finished"
     try:
         with Follower(record, display()), _terminate_as_interrupt():
+            _announce(plan)
             _train_on_ray(plan, attempt)
     except (KeyboardInterrupt, SystemExit):
         status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
@@ -69,6 +66,15 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     if error is not None:
         raise error
     return result
+
+
+def _announce(plan: Run) -> None:
+    me = psutil.Process()
+    plan.record.add_event(
+        "run_started", pid=me.pid, host=socket.gethostname(), process_created=round(me.create_time(), 3)
+    )
+    for warning in preflight.warnings(plan.config):
+        plan.record.add_event("warning", message=warning)
 
 
 def _train_on_ray(plan: Run, attempt: int) -> None:

@@ -118,7 +118,7 @@ def test_an_environment_in_a_path_with_spaces_trains_as_well(tmp_path, data_fold
 
 
 def test_a_dry_run_checks_and_starts_nothing(finished, tmp_path):
-    done = run_trainer(tmp_path, "train", "--name", "dry", "--dry-run", *SMALL)
+    done = run_trainer(tmp_path, "train", "--name", "dry", "--dry-run", *SMALL, "--set", "epochs=4")
     assert done.returncode == 0, done.stderr
     assert "can start: 120 steps" in done.stdout
     assert not (tmp_path / "runs" / "dry").exists()
