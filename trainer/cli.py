@@ -87,8 +87,7 @@ def train(
     from trainer import progress
 
     result = launch.run(plan, lambda: progress.choose(log_format.value, settings), say)
-    _make_report(plan.record.folder)
-    _show_result(plan.record.folder, result, log_format)
+    _show_result(plan.record.folder, _with_report(plan.record, result), log_format)
 
 
 def _dry_run(plan: Any, say: Any) -> None:
@@ -213,11 +212,12 @@ def _quiet(_: str) -> None:
     return
 
 
-def _make_report(folder: Path) -> None:
+def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
     from trainer import report as pages
-    from trainer.record import Record
+    from trainer.result import count_report
 
-    pages.write(Record(folder))
+    pages.write(record)
+    return count_report(record, result)
 
 
 def _show_result(folder: Path, result: dict[str, Any], log_format: LogFormat) -> None:

@@ -29,8 +29,8 @@ COMPARISON_PICTURES = ("accuracy_by_epoch", "accuracy_by_time", "train_loss")
 BLUE, VERMILION = "#0072B2", "#D55E00"
 COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DASHES = ("-", "--", ":", "-.")  # once the colours are used up
-PARTS = ("start_up", "data", "training", "evaluation", "shutdown")
-PART_COLOURS = dict(zip(PARTS, ("#9C9C9C", "#56B4E9", BLUE, "#E69F00", "#CCCCCC"), strict=True))
+PARTS = ("start_up", "data", "training", "evaluation", "shutdown", "report")
+PART_COLOURS = dict(zip(PARTS, ("#9C9C9C", "#56B4E9", BLUE, "#E69F00", "#CCCCCC", "#CC79A7"), strict=True))
 INK, MUTED, FAINT = "#222222", "#666666", "#E3E3E3"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 180,
@@ -217,7 +217,7 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _time(seconds: Mapping[str, float]) -> bytes | None:
-    parts = {part: max(0.0, seconds.get(part) or 0.0) for part in PARTS}  # clocks of two machines may disagree
+    parts = {part: max(0.0, seconds[part]) for part in PARTS if seconds.get(part)}  # clocks may disagree
     whole = sum(parts.values())
     if not whole:
         return None

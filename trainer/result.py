@@ -41,6 +41,7 @@ def summarise(record: Record, clock: Clock, status: str, error: TrainerError | N
     last = points[-1] if points else {}
     tested = [point for point in points if "test_accuracy" in point]
     exit_code = error.exit_code if error else ExitCode.OK
+    now = time.time()
     return {
         "name": record.name,
         "status": status,
@@ -54,10 +55,21 @@ def summarise(record: Record, clock: Clock, status: str, error: TrainerError | N
         "workers": last.get("workers"),
         "attempt": last.get("attempt"),
         "config_sha256": record.config().sha256,
-        "seconds": seconds_by_part(record, clock, time.time()),
+        "seconds": seconds_by_part(record, clock, now),
         "started_at": clock.began,
-        "ended_at": time.time(),
+        "ended_at": now,
     }
+
+
+def count_report(record: Record, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the time since it was written as its part ``report``; the record is told as well."""
+    now = time.time()
+    seconds = dict(result["seconds"])
+    wall = seconds.pop("wall")
+    seconds["report"] = round(now - result["ended_at"], 3)
+    counted = {**result, "seconds": {**seconds, "wall": round(wall + seconds["report"], 3)}, "ended_at": now}
+    record.write_result(counted)
+    return counted
 
 
 def class_accuracy(evaluation: dict[str, Any] | None) -> dict[str, float] | None:

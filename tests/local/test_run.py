@@ -24,7 +24,7 @@ def test_the_result_has_the_final_weights_scores_and_times_that_add_up(finished)
     assert 0.7 < result["test_accuracy"] < 1
     parts = dict(result["seconds"])
     wall = parts.pop("wall")
-    assert set(parts) == {"start_up", "data", "training", "evaluation", "shutdown"}
+    assert set(parts) == {"start_up", "data", "training", "evaluation", "shutdown", "report"}
     assert all(seconds >= 0 for seconds in parts.values())
     assert sum(parts.values()) == pytest.approx(wall, rel=0.02)
 
