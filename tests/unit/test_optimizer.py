@@ -64,6 +64,15 @@ def test_muons_weight_decay_shrinks_weights_by_the_learning_rate_times_it():
     assert torch.allclose(weight, torch.full((4, 4), 0.95))
 
 
+def test_kernels_keep_the_norm_of_an_orthogonal_matrix_and_matrices_do_not():
+    kernel, matrix = nn.Parameter(torch.randn(16, 4, 3, 3)), nn.Parameter(torch.randn(16, 36))
+    for weight in (kernel, matrix):
+        weight.grad = torch.randn_like(weight)
+    optimizer.Muon([kernel, matrix], lr=0.1, momentum=0.9, weight_decay=0.0).step()
+    assert kernel.norm().item() == pytest.approx(4.0)
+    assert matrix.norm().item() > 10
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_each_optimizer_fits_a_small_problem(name):
     torch.manual_seed(0)
