@@ -15,7 +15,7 @@ from trainer.config import Config, differences
 from trainer.errors import ConflictError, ResourceError, StorageError
 from trainer.record import Record
 
-SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings (docs/results)
+SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings: make bench, workers
 
 
 @dataclass(frozen=True)
