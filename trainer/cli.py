@@ -232,7 +232,8 @@ def _show_result(folder: Path, result: dict[str, Any], log_format: LogFormat) ->
             table.add_row(part.replace("_", "-"), f"{seconds:.2f} s", f"{seconds / parts['wall']:.0%}")
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"Record: {folder}\nReport: {folder / 'report.html'}", soft_wrap=True)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.print(f"Record: {shown}\nReport: {shown / 'report.html'}", soft_wrap=True)
 
 
 def _show_scores(scores: dict[str, Any]) -> None:
