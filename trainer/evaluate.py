@@ -148,7 +148,6 @@ def evaluate(file: Path, config: Config, data_folder: Path | None, tasks: int) -
     """
     import ray
 
-    load_weights(file, config)  # a wrong file is refused here, in one sentence, not in every task
     shard = ray.remote(num_cpus=1, max_retries=3)(_evaluate_shard)
     pending = [shard.remote(str(file), config.model_dump(), data_folder, rank, tasks) for rank in range(tasks)]
     parts = ray.get(pending)

@@ -122,7 +122,7 @@ def evaluate(
     fetch.find(data_folder, log)
     from trainer import evaluate as evaluation
 
-    evaluation.load_weights(weights, config)
+    evaluation.load_weights(weights, config)  # a wrong file is refused here, not in every task
     with ray_cluster():
         return evaluation.evaluate(weights, config, data_folder, tasks or device.cpu_count())
 
