@@ -43,20 +43,21 @@ class ModelConfig(Section):
 
     name: Literal["mlp", "cnn"] = Field("mlp", description="`mlp`: fully connected; `cnn`: 3×3 convolutions")
     hidden: list[Annotated[int, Field(ge=1)]] = Field([512, 512], description="mlp: width of each hidden layer")
-    channels: list[Annotated[int, Field(ge=1)]] = Field(
-        [32, 64, 128], description="cnn: channels of each convolution; a 2×2 max-pool follows each"
+    blocks: list[Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]] = Field(
+        [[32], [64], [128, 128]],
+        description="cnn: channels of the convolutions of each block; a 2×2 max-pool ends each block",
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of activations dropped: after each hidden layer (mlp), before the last layer (cnn)"
     )
     relu_output: bool = Field(False, description="mlp: a ReLU after the last layer too, as in Ray's example")
 
-    @field_validator("channels")
+    @field_validator("blocks")
     @classmethod
-    def _image_is_large_enough(cls, channels: list[int]) -> list[int]:
-        if not 1 <= len(channels) <= 4:
-            raise ValueError("give 1 to 4 numbers: a 28×28 image can be halved four times")
-        return channels
+    def _image_is_large_enough(cls, blocks: list[list[int]]) -> list[list[int]]:
+        if not 1 <= len(blocks) <= 4:
+            raise ValueError("give 1 to 4 blocks: a 26×26 image can be halved four times")
+        return blocks
 
 
 class OptimizerConfig(Section):

@@ -172,14 +172,24 @@ def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     }
-    if high == 1:
+    trainer: DataParallelTrainer = _trainer_class(high)(**common)
+    return trainer
+
+
+def _trainer_class(workers: int) -> Any:
+    if workers == 1:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        return DataParallelTrainer(**common)
-    from ray.train.torch import TorchTrainer
+        usual: Any = DataParallelTrainer
+    else:
+        from ray.train.torch import TorchTrainer
 
-    trainer: DataParallelTrainer = TorchTrainer(**common)  # type: ignore[assignment] # V2's, whatever its hints say
-    return trainer
+        usual = TorchTrainer
+    if "RAY_ADDRESS" in os.environ:
+        return usual
+    from trainer.local import localised
+
+    return localised(usual)
 
 
 def _train(settings: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from trainer.config import Config
 from trainer.errors import TrainingError
 
 AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
+WHITENING_SAMPLES = 5000  # as many images as it takes for the statistics of their patches to be stable
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     # ── Model and optimizer ───────────────────────────────────────────────────────────────────────────────────────────
     torch.manual_seed(config.seed)  # the same weights on every rank ...
     network = model.build(config.model)
+    model.whiten(network, data.normalise(train_set.images[:WHITENING_SAMPLES].cpu(), config.data))
     wrapped = prepare_model(network.to(on), move_to_device=False)  # DDP if there are several workers
     torch.manual_seed(config.seed + rank)  # ... and dropout of its own
     parameters = list(network.parameters())

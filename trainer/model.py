@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from trainer.config import CLASSES, PIXELS, SIDE, ModelConfig
 
+PATCH = 3  # side of the patches that the CNN's first layer whitens
+
 
 def build(config: ModelConfig) -> nn.Module:
     """A network from images, float [n, 784], to logits, float [n, 10]."""
@@ -29,18 +31,21 @@ class Mlp(nn.Sequential):
 
 
 class Cnn(nn.Module):
-    """3×3 convolutions, each with ReLU and a 2×2 max-pool, then one linear layer.
+    """A fixed whitening convolution, blocks of 3×3 convolutions with ReLU that end in a 2×2 max-pool, a linear layer.
 
     Without batch normalisation: a step is then the same function of its samples for any number of workers.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs, side = 1, SIDE
-        for channels in config.channels:
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
-            inputs, side = channels, side // 2
+        layers: list[nn.Module] = [nn.Conv2d(1, 2 * PATCH**2, PATCH, bias=False).requires_grad_(False), nn.ReLU()]
+        inputs, side = 2 * PATCH**2, SIDE - PATCH + 1
+        for block in config.blocks:
+            for channels in block:
+                layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+                inputs = channels
+            layers.insert(-1, nn.MaxPool2d(2))  # before the ReLU, which then has a quarter of the work
+            side //= 2
         self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(inputs * side * side, len(CLASSES))
@@ -51,3 +56,19 @@ class Cnn(nn.Module):
         features = self.features(images.view(-1, 1, SIDE, SIDE).contiguous(memory_format=torch.channels_last))
         logits: Tensor = self.head(self.dropout(features.flatten(1)))
         return logits
+
+
+@torch.no_grad()
+def whiten(network: nn.Module, images: Tensor) -> None:
+    """Set a CNN's first layer from training images, float [n, 784]; another network is left as it is.
+
+    The layer's outputs are the principal components of the images' patches, scaled to one size, and their negatives, so
+    that the ReLU behind it loses nothing (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
+    """
+    if not isinstance(network, Cnn):
+        return
+    first: nn.Conv2d = network.features[0]  # type: ignore[assignment] # a Sequential says Module of each
+    patches = nn.functional.unfold(images.view(-1, 1, SIDE, SIDE), PATCH).transpose(1, 2).flatten(0, 1).double()
+    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+    kernels = (components / (variances + 5e-4).sqrt()).T.view(-1, 1, PATCH, PATCH)
+    first.weight.copy_(torch.cat([kernels, -kernels]))

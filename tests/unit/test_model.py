@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import model, resolve
+from trainer import model, optimizer, resolve
 
 
 def network(*settings, recipe=None):
@@ -41,3 +41,37 @@ def test_the_cnn_sees_a_moved_pixel():
 
 def test_an_empty_batch_passes_through():
     assert network("model.name=cnn")(torch.zeros(0, 784)).shape == (0, 10)
+
+
+def test_the_whitening_layer_makes_patches_uncorrelated_and_of_one_size():
+    torch.manual_seed(0)
+    noise = torch.randn(500, 784)
+    images = noise + 0.5 * noise.roll(1, dims=1)  # neighbours are alike, as in pictures
+    cnn = network("model.name=cnn")
+    model.whiten(cnn, images)
+    outputs = cnn.features[0](images.view(-1, 1, 28, 28)).transpose(0, 1).flatten(1)
+    half = len(outputs) // 2
+    assert torch.equal(outputs[:half], -outputs[half:])
+    second_moments = outputs[:half] @ outputs[:half].T / outputs.shape[1]
+    assert torch.allclose(second_moments, torch.eye(half), atol=0.1)
+
+
+def test_whitening_is_not_trained():
+    torch.manual_seed(0)
+    cnn, images = network("model.name=cnn"), torch.randn(64, 784)
+    model.whiten(cnn, images)
+    before = {name: tensor.clone() for name, tensor in cnn.state_dict().items()}
+    settings = resolve.load("accurate", None, []).optimizer
+    cnn(images).square().sum().backward()
+    for each in optimizer.build(cnn, settings):
+        each.step()
+    changed = [name for name, tensor in cnn.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert "features.0.weight" not in changed
+    assert len(changed) == len(before) - 1
+
+
+def test_whitening_leaves_an_mlp_as_it_is():
+    mlp = network()
+    before = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
+    model.whiten(mlp, torch.randn(10, 784))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mlp.state_dict().items())
