@@ -1,0 +1,31 @@
+{{- /* Ports and probes of a Ray container. */}}
+{{- define "training.ports" -}}
+ports:
+  - {name: metrics, containerPort: 8080}
+  {{- if eq .component "head" }}
+  - {name: gcs-server, containerPort: 6379}
+  - {name: dashboard, containerPort: 8265}
+  - {name: as-metrics, containerPort: 44217}
+  - {name: dash-metrics, containerPort: 44227}
+  {{- end }}
+{{- end }}
+
+{{- /* As KubeRay's own, but the start is looked at every second from the first on (KubeRay: after 10 s, every 5), and a
+node that hangs is restarted after 2 minutes instead of 10. */}}
+{{- define "training.probes" -}}
+startupProbe:
+  httpGet: {path: /api/healthz, port: 52365}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 300
+readinessProbe:
+  httpGet: {path: /api/healthz, port: 52365}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 5
+livenessProbe:
+  httpGet: {path: /api/healthz, port: 52365}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 24
+{{- end }}
