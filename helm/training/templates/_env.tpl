@@ -14,6 +14,9 @@
 {{- with .Values.storage.region }}
 - {name: AWS_REGION, value: {{ . | quote }}}
 {{- end }}
+{{- range $name, $value := .Values.storage.env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
 # Idle threads sleep: spinning ones would take the cores of the other workers on the node.
 - {name: OMP_WAIT_POLICY, value: PASSIVE}
 # /metrics is new every 2 s, not every 10: a short run would end between two scrapes.
