@@ -5,8 +5,10 @@ ports:
   {{- if eq .component "head" }}
   - {name: gcs-server, containerPort: 6379}
   - {name: dashboard, containerPort: 8265}
-  - {name: as-metrics, containerPort: 44217}
   - {name: dash-metrics, containerPort: 44227}
+  {{- if eq "true" (include "training.autoscaling" .) }}
+  - {name: as-metrics, containerPort: 44217}
+  {{- end }}
   {{- end }}
 {{- end }}
 

@@ -2,7 +2,14 @@
 {{- define "training.rayJob" -}}
 {{- $ := .root }}
 {{- $job := $.Values.job }}
-{{- $own := eq .cluster "job" -}}
+{{- $own := eq .cluster "job" }}
+{{- $pods := 0 }}
+{{- range fromYaml (include "training.groups" $) }}
+{{- $pods = add $pods .replicas }}
+{{- end }}
+{{- if and $.Values.kueue.queueName (not $pods) }}
+{{- fail "kueue.queueName: Kueue starts as many workers as the groups' replicas say, and all say 0; set replicas of one" }}
+{{- end -}}
 apiVersion: ray.io/v1
 kind: RayJob
 metadata:
