@@ -82,8 +82,10 @@ def render(chart: Path, values: Mapping[str, Any], namespace: str, name: str | N
         if done.returncode:
             raise RenderError(done.stderr)
         return done.stdout
-    import helm_python
-
+    try:
+        import helm_python
+    except ImportError:
+        raise RenderError("Helm is missing: install helm, or helm-python-sdk of requirements-dev.txt") from None
     try:
         with helm_python.Chart.load(chart) as loaded:
             files = loaded.render(dict(values), name=name, namespace=namespace)

@@ -15,6 +15,10 @@ class Pod:
     namespace: str | None = "training"
     address: str = "10.244.1.9"
 
+    def __str__(self) -> str:
+        """Short, for the names of tests."""
+        return "/".join(self.labels.values()) or self.address
+
 
 def reaches(policies: list[dict[str, Any]], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
     """Whether a connection is let out of its source and into its target."""

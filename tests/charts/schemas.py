@@ -83,20 +83,21 @@ def _custom(kind: str) -> jsonschema.Draft202012Validator:
 
 def _definition(kind: str) -> dict[str, Any]:
     chart, module, file = CUSTOM[kind]
-    if chart in os.environ and shutil.which("helm"):
-        command = ["helm", "show", "crds", os.environ[chart]]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        # descriptions of the others are not worth the seconds that parsing them takes
-        texts = [part for part in text.split("\n---") if f"\n    kind: {kind}\n" in part]
-    elif shutil.which("go"):
-        command = ["go", "mod", "download", "-json", f"{module}@v{VERSION[module]}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-        if done.returncode:
-            raise NoSchemaError(f"go cannot fetch {module}, which defines {kind}")
-        texts = [next(Path(json.loads(done.stdout)["Dir"]).rglob(file)).read_text()]
+    if chart in os.environ and (text := _output("helm", "show", "crds", os.environ[chart])):
+        # one definition alone: parsing all of them takes seconds
+        text = next(part for part in text.split("\n---") if f"\n    kind: {kind}\n" in part)
+    elif text := _output("go", "mod", "download", "-json", f"{module}@v{VERSION[module]}"):
+        text = next(Path(json.loads(text)["Dir"]).rglob(file)).read_text()
     else:
-        raise NoSchemaError(f"{kind} is checked with helm and {chart}, or with go; neither is here")
-    return next(crd for text in texts for crd in yaml.load_all(text, yaml.CSafeLoader) if crd)
+        raise NoSchemaError(f"{kind}: its definition comes from helm and {chart}, or from go; neither gives it here")
+    return next(crd for crd in yaml.load_all(text, yaml.CSafeLoader) if crd)
+
+
+def _output(*command: str) -> str:
+    if not shutil.which(command[0]):
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _strict(node: Any) -> Any:

@@ -235,8 +235,9 @@ def test_budgets_hold_evictions_off_a_runs_pods_but_let_the_standing_head_go():
 def test_a_worker_waits_for_the_head_without_starting_python():
     for group in groups(render(values_of("defaults"))):
         (wait,) = group["template"]["spec"]["initContainers"]
-        assert "/dev/tcp/$FQ_RAY_IP/6379" in " ".join(wait["command"])
-        assert "python" not in " ".join(wait["command"])
+        command = " ".join(wait["command"] + wait["args"])
+        assert "/dev/tcp/$FQ_RAY_IP/6379" in command
+        assert "python" not in command
         assert {"requests", "limits"} <= set(wait["resources"])  # a quota would refuse a container without
 
 

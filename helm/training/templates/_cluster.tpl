@@ -74,7 +74,8 @@ workerGroupSpecs:
 {{- else if eq $device "aws.amazon.com/neuroncore" }}
 {{- $_ := set $resources "neuron_cores" $count }}
 {{- else if and $device (not .rayResources) }}
-{{- fail (printf "workerGroups.%s: Ray has no name for %s; say in rayResources what a pod offers, such as {neuron_cores: \"2\"}" .name $device) }}
+{{- $fix := "say in rayResources what a pod offers, such as {neuron_cores: \"2\"}" }}
+{{- fail (printf "workerGroups.%s: Ray has no name for %s; %s" .name $device $fix) }}
 {{- end }}
 {{- with merge $resources .rayResources }}
 {{- toYaml . }}

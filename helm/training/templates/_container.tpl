@@ -1,4 +1,4 @@
-{{- /* Ports and probes of a Ray container. */}}
+{{- /* Ports, probes and resources of a Ray container. */}}
 {{- define "training.ports" -}}
 ports:
   - {name: metrics, containerPort: 8080}
@@ -12,8 +12,8 @@ ports:
   {{- end }}
 {{- end }}
 
-{{- /* As KubeRay's own, but the start is looked at every second from the first on (KubeRay: after 10 s, every 5), and a
-node that hangs is restarted after 2 minutes instead of 10. */}}
+{{- /* As KubeRay's own, but the start is looked at every second from the first on (KubeRay: after 10 s, every 5), and
+a node that hangs is ended after 2 minutes instead of 10. */}}
 {{- define "training.probes" -}}
 startupProbe:
   httpGet: {path: /api/healthz, port: 52365}
@@ -30,4 +30,17 @@ livenessProbe:
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 24
+{{- end }}
+
+{{- define "training.resources" -}}
+{{- $device := dict }}
+{{- with .accelerator }}
+{{- if .resource }}
+{{- $_ := set $device .resource .count }}
+{{- end }}
+{{- end -}}
+requests:
+  {{- toYaml (merge (deepCopy $device) .resources.requests) | nindent 2 }}
+limits:
+  {{- toYaml (merge (deepCopy $device) .resources.limits) | nindent 2 }}
 {{- end }}

@@ -3,7 +3,7 @@
 {{- $recovery := .Values.recovery -}}
 # The root file system is read-only: caches of Ray, PyTorch and Matplotlib go to /tmp.
 - {name: HOME, value: /tmp}
-- {name: TRAINER_STORAGE, value: {{ required "storage.uri: say where runs are kept, such as s3://bucket/prefix" .Values.storage.uri | quote }}}
+- {name: TRAINER_STORAGE, value: {{ include "training.storage" . | quote }}}
 {{- with .Values.storage.endpoint }}
 - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
 {{- if hasPrefix "http://" . }}
@@ -21,7 +21,7 @@
 - {name: OMP_WAIT_POLICY, value: PASSIVE}
 # /metrics is new every 2 s, not every 10: a short run would end between two scrapes.
 - {name: RAY_metrics_report_interval_ms, value: "2000"}
-# No statistics to Ray's makers: the policies would let none out, and each start would wait for that.
+# No statistics to Ray's makers: the policies let none out, and each start would wait for that.
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 # A report waits for the controller's next look at the workers: 0.5 s instead of 2.
 - {name: RAY_TRAIN_HEALTH_CHECK_INTERVAL_S, value: "0.5"}
@@ -37,7 +37,7 @@
 - {name: RAY_health_check_period_ms, value: {{ mul 1000 $recovery.healthCheck.periodSeconds | quote }}}
 - {name: RAY_health_check_timeout_ms, value: {{ mul 1000 $recovery.healthCheck.timeoutSeconds | quote }}}
 - {name: RAY_health_check_failure_threshold, value: {{ $recovery.healthCheck.failures | quote }}}
-# A job that is stopped gets Ctrl-C and half a minute: SIGTERM would leave its reservation behind for 180 s.
+# A stopped job gets Ctrl-C and half a minute: SIGTERM would leave its reservation for 180 s.
 - {name: RAY_JOB_STOP_SIGNAL, value: SIGINT}
 - {name: RAY_JOB_STOP_WAIT_TIME_S, value: "30"}
 {{- end }}

@@ -2,7 +2,8 @@
 
 {{- define "training.name" -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" .Release.Name) }}
-{{- fail (printf "release name %q: KubeRay takes up to 40 letters, digits and '-', beginning with a letter" .Release.Name) }}
+{{- $rule := "KubeRay takes up to 40 lower-case letters, digits and '-', beginning with a letter" }}
+{{- fail (printf "release name %q: %s" .Release.Name $rule) }}
 {{- end }}
 {{- .Release.Name }}
 {{- end }}
@@ -16,8 +17,8 @@ app.kubernetes.io/part-of: fashion-mnist-on-ray
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{- /* What policies, budgets and monitors find pods by. Not app.kubernetes.io/name: KubeRay's head service selects by its
-own value of it, and would find no pod under ours. */}}
+{{- /* What policies, budgets and monitors find pods by. Not app.kubernetes.io/name: KubeRay's head service selects by
+its own value of it, and would find no pod under ours. */}}
 {{- define "training.podLabels" -}}
 app.kubernetes.io/instance: {{ include "training.name" .root }}
 app.kubernetes.io/component: {{ .component }}
@@ -31,6 +32,10 @@ app.kubernetes.io/part-of: fashion-mnist-on-ray
 {{- else }}
 {{- printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) }}
 {{- end }}
+{{- end }}
+
+{{- define "training.storage" -}}
+{{- required "storage.uri: say where runs are kept, such as s3://bucket/prefix" .Values.storage.uri }}
 {{- end }}
 
 {{- define "training.tokenSecret" -}}
@@ -49,7 +54,7 @@ seccompProfile: {type: {{ . }}}
 {{- end }}
 {{- end }}
 
-{{- /* Of every container: what Pod Security's `restricted` asks for, and a root file system that nothing can change. */}}
+{{- /* Of every container: what Pod Security's `restricted` asks for, and a root file system that stays as it is. */}}
 {{- define "training.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -66,7 +71,7 @@ capabilities: {drop: [ALL]}
 {{- range $name, $group := .Values.workerGroups }}
 {{- $group = mergeOverwrite (deepCopy $.Values.groupDefaults) $group }}
 {{- if gt (int $group.minReplicas) (int $group.maxReplicas) }}
-{{- fail (printf "workerGroups.%s: minReplicas %v is above maxReplicas %v" $name $group.minReplicas $group.maxReplicas) }}
+{{- fail (printf "workerGroups.%s: minReplicas is above maxReplicas %v" $name $group.maxReplicas) }}
 {{- end }}
 {{- if ne (empty $group.accelerator.resource) (eq 0 (int $group.accelerator.count)) }}
 {{- fail (printf "workerGroups.%s.accelerator: give a resource and a count from 1, or neither" $name) }}

@@ -8,7 +8,7 @@
 {{- $pods = add $pods .replicas }}
 {{- end }}
 {{- if and $.Values.kueue.queueName (not $pods) }}
-{{- fail "kueue.queueName: Kueue starts as many workers as the groups' replicas say, and all say 0; set replicas of one" }}
+{{- fail "kueue.queueName: Kueue starts as many workers as replicas says, and it is 0 in all groups; set one" }}
 {{- end -}}
 apiVersion: ray.io/v1
 kind: RayJob

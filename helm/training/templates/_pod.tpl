@@ -1,4 +1,4 @@
-{{- /* The one pod template of head and workers: root, component (head or worker), cluster (job or standing), group. */}}
+{{- /* The one pod template of head and workers: root, component (head, worker), cluster (job, standing), group. */}}
 {{- define "training.pod" -}}
 {{- $ := .root }}
 {{- $head := eq .component "head" }}
@@ -60,7 +60,8 @@ spec:
     - name: wait-for-head
       image: {{ include "training.image" $ }}
       imagePullPolicy: {{ $.Values.image.pullPolicy }}
-      command: [/bin/bash, -c, 'until timeout 2 bash -c "exec 3<>/dev/tcp/$FQ_RAY_IP/6379" 2> /dev/null; do sleep 0.5; done']
+      command: [/bin/bash, -c]
+      args: ['until timeout 2 bash -c "exec 3<>/dev/tcp/$FQ_RAY_IP/6379" 2> /dev/null; do sleep 0.5; done']
       resources:
         requests: {cpu: 10m, memory: 16Mi}
         limits: {cpu: 100m, memory: 64Mi}
@@ -103,17 +104,4 @@ spec:
           - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
           - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
     {{- end }}
-{{- end }}
-
-{{- define "training.resources" -}}
-{{- $device := dict }}
-{{- with .accelerator }}
-{{- if .resource }}
-{{- $_ := set $device .resource .count }}
-{{- end }}
-{{- end -}}
-requests:
-  {{- toYaml (merge (deepCopy $device) .resources.requests) | nindent 2 }}
-limits:
-  {{- toYaml (merge (deepCopy $device) .resources.limits) | nindent 2 }}
 {{- end }}
