@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,17 @@ def test_the_kitchen_sink_sets_every_key_of_the_schema():
     assert [path for path in map(".".join, properties(SCHEMA)) if not any(s.startswith(path) for s in seen)] == []
     in_groups = {key for group in groups for key in group}
     assert in_groups == set(SCHEMA["$defs"]["group"]["properties"])
+
+
+@pytest.mark.parametrize("chart", ["training", "monitoring"])
+def test_every_key_of_values_yaml_is_explained_right_above_it(chart):
+    unexplained, last = [], ""
+    for line in (ROOT / "helm" / chart / "values.yaml").read_text().splitlines():
+        # a section that only groups keys is explained by them
+        if re.match(r"(  )?\w+: ?", line) and not re.fullmatch(r"\w+:", line) and not last.lstrip().startswith("#"):
+            unexplained.append(line)
+        last = line
+    assert unexplained == []
 
 
 def test_values_yaml_names_every_key_of_the_schema():
