@@ -37,11 +37,11 @@ class UniqueKeys(yaml.CSafeLoader):
 
 def values_of(environment: str) -> dict[str, Any]:
     """The values that the chart `training` is installed with."""
-    if environment == "kitchen-sink":
-        return yaml.safe_load((HERE / "kitchen-sink" / "training.yaml").read_text())
     if environment == "defaults":
         return {"storage": {"uri": "s3://bucket/team"}}
-    return yaml.safe_load((ROOT / "k8s" / environment / "training.yaml").read_text())
+    folder = HERE if environment == "kitchen-sink" else ROOT / "k8s"
+    values: dict[str, Any] = yaml.safe_load((folder / environment / "training.yaml").read_text())
+    return values
 
 
 def render(values: dict[str, Any], chart: str = "training") -> list[Manifest]:
