@@ -191,6 +191,24 @@ def test_a_tpu_group_must_say_its_topology(refused):
     assert "nodeSelector" in refused(changed(values_of("defaults"), ("workerGroups", "tpu"), group))
 
 
+def test_a_large_number_stays_a_whole_number():
+    # Helm reads numbers as floats, and prints those from a million on with an exponent
+    month = 30 * 24 * 3600
+    job = {"activeDeadlineSeconds": month, "preRunningDeadlineSeconds": month, "ttlSecondsAfterFinished": month}
+    values = {
+        **values_of("defaults"),
+        "job": job,
+        "autoscaler": {"idleTimeoutSeconds": month},
+        "groupDefaults": {"idleTimeoutSeconds": month},
+        "recovery": {"terminationGracePeriodSeconds": month, "nodeLossSeconds": month},
+        "security": {"runAsUser": 1000650000},
+    }
+    text = generate.render(ROOT / "helm" / "training", values, "training")
+    assert re.findall(r"[0-9.]+e[+][0-9]+", text) == []
+    assert text.count(str(month)) > len(job)
+    assert "runAsUser: 1000650000" in text
+
+
 def test_a_group_of_null_is_removed():
     values = {**values_of("defaults"), "workerGroups": {"gpu": None}}
     assert [group["groupName"] for group in clusters(render(values))[0]["workerGroupSpecs"]] == ["cpu"]

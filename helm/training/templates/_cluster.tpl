@@ -13,7 +13,7 @@ enableInTreeAutoscaling: {{ $autoscaling }}
 autoscalerOptions:
   # Written out: KubeRay takes a cluster that leaves it to Ray for version 1.
   version: v2
-  idleTimeoutSeconds: {{ $.Values.autoscaler.idleTimeoutSeconds }}
+  idleTimeoutSeconds: {{ int64 $.Values.autoscaler.idleTimeoutSeconds }}
   upscalingMode: {{ $.Values.autoscaler.upscalingMode }}
   imagePullPolicy: {{ $.Values.image.pullPolicy }}
   resources:
@@ -41,7 +41,7 @@ workerGroupSpecs:
     replicas: {{ $group.replicas }}
     numOfHosts: {{ $group.numOfHosts }}
     {{- if and $autoscaling (not (kindIs "invalid" $group.idleTimeoutSeconds)) }}
-    idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+    idleTimeoutSeconds: {{ int64 $group.idleTimeoutSeconds }}
     {{- end }}
     {{- if and $autoscaling (semverCompare ">=1.7.0-0" $.Values.kuberayVersion) }}
     priority: {{ $group.priority }}

@@ -45,9 +45,9 @@ app.kubernetes.io/part-of: fashion-mnist-on-ray
 {{- define "training.podSecurity" -}}
 runAsNonRoot: true
 {{- with .Values.security.runAsUser }}
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
+fsGroup: {{ int64 . }}
 {{- end }}
 {{- with .Values.security.seccompProfile }}
 seccompProfile: {type: {{ . }}}

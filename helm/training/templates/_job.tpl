@@ -29,15 +29,15 @@ spec:
   submitterConfig:
     # Tried first, in the same cluster: follow the job again, or submit it to a new head.
     backoffLimit: {{ $job.submitterBackoffLimit }}
-  activeDeadlineSeconds: {{ $job.activeDeadlineSeconds }}
-  preRunningDeadlineSeconds: {{ $job.preRunningDeadlineSeconds }}
+  activeDeadlineSeconds: {{ int64 $job.activeDeadlineSeconds }}
+  preRunningDeadlineSeconds: {{ int64 $job.preRunningDeadlineSeconds }}
   {{- if $own }}
   # Tried next: a whole new cluster, which continues the run of this name from storage.
   backoffLimit: {{ $job.backoffLimit }}
   # Without it the cluster, GPUs included, would outlive the run. Suspending and Kueue need it as well.
   shutdownAfterJobFinishes: true
   # Not at once: the last values are still to be scraped.
-  ttlSecondsAfterFinished: {{ $job.ttlSecondsAfterFinished }}
+  ttlSecondsAfterFinished: {{ int64 $job.ttlSecondsAfterFinished }}
   {{- else }}
   clusterSelector: {ray.io/cluster: {{ include "training.name" $ }}}
   {{- end }}

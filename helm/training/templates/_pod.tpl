@@ -20,7 +20,7 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   # Above the time that Ray drains, or SIGKILL would come first.
-  terminationGracePeriodSeconds: {{ $.Values.recovery.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 $.Values.recovery.terminationGracePeriodSeconds }}
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
@@ -35,7 +35,7 @@ spec:
   {{- end }}
   tolerations:
     {{- range list "node.kubernetes.io/unreachable" "node.kubernetes.io/not-ready" }}
-    - {key: {{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $.Values.recovery.nodeLossSeconds }}}
+    - {key: {{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int64 $.Values.recovery.nodeLossSeconds }}}
     {{- end }}
     {{- if not $head }}
     {{- with $group.accelerator.resource }}
