@@ -1,0 +1,83 @@
+{{- /* The Ray cluster of a job and the standing one: root, cluster (job or standing). */}}
+{{- define "training.clusterSpec" -}}
+{{- $ := .root }}
+{{- $cluster := .cluster }}
+{{- $autoscaling := eq "true" (include "training.autoscaling" .) -}}
+rayVersion: {{ $.Values.rayVersion | quote }}
+# Whoever reaches a Ray port can run code: only with the token. A Secret of its own keeps it the same over retries.
+authOptions:
+  mode: token
+  secretName: {{ include "training.tokenSecret" $ }}
+enableInTreeAutoscaling: {{ $autoscaling }}
+{{- if $autoscaling }}
+autoscalerOptions:
+  # Written out: KubeRay takes a cluster that leaves it to Ray for version 1.
+  version: v2
+  idleTimeoutSeconds: {{ int64 $.Values.autoscaler.idleTimeoutSeconds }}
+  upscalingMode: {{ $.Values.autoscaler.upscalingMode }}
+  imagePullPolicy: {{ $.Values.image.pullPolicy }}
+  resources:
+    {{- toYaml $.Values.autoscaler.resources | nindent 4 }}
+  securityContext:
+    {{- include "training.containerSecurity" $ | nindent 4 }}
+  env:
+    - {name: HOME, value: /tmp}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    - {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+headGroupSpec:
+  rayStartParams:
+    # No training on the head: its loss would end the run, and its memory is the driver's.
+    num-cpus: "0"
+  template:
+    {{- $head := merge (pick $.Values.groupDefaults "shm" "tmp") $.Values.head }}
+    {{- include "training.pod" (dict "root" $ "cluster" $cluster "component" "head" "group" $head) | nindent 4 }}
+workerGroupSpecs:
+  {{- range $group := fromYaml (include "training.groups" $) }}
+  - groupName: {{ $group.name }}
+    minReplicas: {{ $group.minReplicas }}
+    maxReplicas: {{ $group.maxReplicas }}
+    replicas: {{ $group.replicas }}
+    numOfHosts: {{ $group.numOfHosts }}
+    {{- if and $autoscaling (not (kindIs "invalid" $group.idleTimeoutSeconds)) }}
+    idleTimeoutSeconds: {{ int64 $group.idleTimeoutSeconds }}
+    {{- end }}
+    {{- if and $autoscaling (semverCompare ">=1.7.0-0" $.Values.kuberayVersion) }}
+    priority: {{ $group.priority }}
+    {{- end }}
+    labels:
+      ray.io/market-type: {{ $group.spot | ternary "spot" "on-demand" }}
+      {{- with $group.rayLabels }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    {{- with include "training.rayResources" $group }}
+    # Said twice, to Kubernetes below and to Ray here, or the autoscaler would not start this group from zero.
+    resources:
+      {{- . | nindent 6 }}
+    {{- end }}
+    rayStartParams: {}
+    template:
+      {{- include "training.pod" (dict "root" $ "cluster" $cluster "component" "worker" "group" $group) | nindent 6 }}
+  {{- end }}
+{{- end }}
+
+{{- /* What Ray calls a group's accelerator: GPU and TPU by their own names, AWS Neuron devices by their cores. */}}
+{{- define "training.rayResources" -}}
+{{- $resources := dict }}
+{{- $device := .accelerator.resource }}
+{{- $count := toString .accelerator.count }}
+{{- if or (hasSuffix "gpu" $device) (hasPrefix "nvidia.com/mig-" $device) }}
+{{- $_ := set $resources "GPU" $count }}
+{{- else if eq $device "google.com/tpu" }}
+{{- $_ := set $resources "TPU" $count }}
+{{- else if eq $device "aws.amazon.com/neuroncore" }}
+{{- $_ := set $resources "neuron_cores" $count }}
+{{- else if and $device (not .rayResources) }}
+{{- $fix := "say in rayResources what a pod offers, such as {neuron_cores: \"2\"}" }}
+{{- fail (printf "workerGroups.%s: Ray has no name for %s; %s" .name $device $fix) }}
+{{- end }}
+{{- with merge $resources .rayResources }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}

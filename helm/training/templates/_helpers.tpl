@@ -1,0 +1,88 @@
+{{/* Names, labels and the small pieces that several objects share. */}}
+
+{{- define "training.name" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" .Release.Name) }}
+{{- $rule := "KubeRay takes up to 40 lower-case letters, digits and '-', beginning with a letter" }}
+{{- fail (printf "release name %q: %s" .Release.Name $rule) }}
+{{- end }}
+{{- .Release.Name }}
+{{- end }}
+
+{{- define "training.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ include "training.name" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: fashion-mnist-on-ray
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* What policies, budgets and monitors find pods by. Not app.kubernetes.io/name: KubeRay's head service selects by
+its own value of it, and would find no pod under ours. */}}
+{{- define "training.podLabels" -}}
+app.kubernetes.io/instance: {{ include "training.name" .root }}
+app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/part-of: fashion-mnist-on-ray
+{{- end }}
+
+{{- define "training.image" -}}
+{{- $image := .Values.image }}
+{{- with $image.digest }}
+{{- printf "%s@%s" $image.repository . }}
+{{- else }}
+{{- printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{- define "training.storage" -}}
+{{- required "storage.uri: say where runs are kept, such as s3://bucket/prefix" .Values.storage.uri }}
+{{- end }}
+
+{{- define "training.tokenSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-token" (include "training.name" .)) }}
+{{- end }}
+
+{{- define "training.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.security.runAsUser }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
+fsGroup: {{ int64 . }}
+{{- end }}
+{{- with .Values.security.seccompProfile }}
+seccompProfile: {type: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- /* Of every container: what Pod Security's `restricted` asks for, and a root file system that stays as it is. */}}
+{{- define "training.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* "true" if Ray's autoscaler makes the workers. Kueue admits a fixed number of pods, so its runs go without. */}}
+{{- define "training.autoscaling" -}}
+{{- if or (not .root.Values.kueue.queueName) (eq .cluster "standing") }}true{{ end }}
+{{- end }}
+
+{{- /* Worker groups as a YAML map: each over the defaults, checked, those to be tried first in front. */}}
+{{- define "training.groups" -}}
+{{- range $name, $group := .Values.workerGroups }}
+{{- $group = mergeOverwrite (deepCopy $.Values.groupDefaults) $group }}
+{{- if gt (int $group.minReplicas) (int $group.maxReplicas) }}
+{{- fail (printf "workerGroups.%s: minReplicas is above maxReplicas %v" $name $group.maxReplicas) }}
+{{- end }}
+{{- if ne (empty $group.accelerator.resource) (eq 0 (int $group.accelerator.count)) }}
+{{- fail (printf "workerGroups.%s.accelerator: give a resource and a count from 1, or neither" $name) }}
+{{- end }}
+{{- if kindIs "invalid" $group.replicas }}
+{{- $_ := set $group "replicas" $group.minReplicas }}
+{{- end }}
+{{- if or (lt (int $group.replicas) (int $group.minReplicas)) (gt (int $group.replicas) (int $group.maxReplicas)) }}
+{{- fail (printf "workerGroups.%s: replicas %v is not between minReplicas and maxReplicas" $name $group.replicas) }}
+{{- end }}
+{{- $_ := set $group "name" $name }}
+{{ printf "%06d-%s" (sub 100000 (int $group.priority)) $name }}: {{ toJson $group }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,294 @@
+"""KubeRay's traps: what its operator and Ray's autoscaler would accept from the chart, and get wrong."""
+
+import re
+
+import pytest
+from charts import clusters, env, job, one, pods, render, values_of
+
+MANY = 1000
+
+
+def groups(manifests):
+    """The worker groups of all clusters."""
+    return [group for spec in clusters(manifests) for group in spec["workerGroupSpecs"]]
+
+
+def standing(**values):
+    """The objects of a release with a standing cluster."""
+    return render({**values_of("defaults"), "cluster": {"enabled": True}, **values})
+
+
+# ---- autoscaling -----------------------------------------------------------------------------------------------------
+
+
+def test_the_autoscaler_is_version_2_in_writing_and_set_nowhere_else(manifests):
+    for spec in clusters(manifests):
+        if spec["enableInTreeAutoscaling"]:
+            assert spec["autoscalerOptions"]["version"] == "v2"
+    for _, template in pods(manifests):
+        assert "RAY_enable_autoscaler_v2" not in env(template)
+
+
+def test_ray_pods_say_no_restart_policy_since_version_2_allows_but_one(manifests):
+    for name, template in pods(manifests):
+        assert name == "submitter" or "restartPolicy" not in template["spec"]
+
+
+def test_every_group_is_bounded_and_its_counts_are_in_order(manifests):
+    for group in groups(manifests):
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] <= MANY
+
+
+def test_accelerators_start_at_none_and_are_told_to_ray_and_to_kubernetes_alike(environment):
+    devices = {"nvidia.com/gpu": "GPU", "google.com/tpu": "TPU"}
+    found = 0
+    for group in groups(render(values_of(environment))):
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for device in set(limits) & set(devices):
+            found += 1
+            assert group["resources"][devices[device]] == str(limits[device])
+            assert group["minReplicas"] == 0
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "more", "expected"),
+    [
+        ("nvidia.com/gpu", 2, {}, {"GPU": "2"}),
+        ("amd.com/gpu", 1, {}, {"GPU": "1"}),
+        ("nvidia.com/mig-1g.5gb", 1, {}, {"GPU": "1"}),
+        ("aws.amazon.com/neuroncore", 4, {}, {"neuron_cores": "4"}),
+        ("aws.amazon.com/neuron", 1, {"rayResources": {"neuron_cores": "2"}}, {"neuron_cores": "2"}),
+        (
+            "google.com/tpu",
+            4,
+            {
+                "numOfHosts": 4,
+                "nodeSelector": {
+                    "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
+                    "cloud.google.com/gke-tpu-topology": "4x4",
+                },
+            },
+            {"TPU": "4"},
+        ),
+    ],
+)
+def test_an_accelerator_of_any_maker_is_a_resource_of_pod_and_ray_with_its_taint_tolerated(
+    device, count, more, expected
+):
+    group = {"maxReplicas": 2, "accelerator": {"resource": device, "count": count}, **more}
+    made = next(
+        g for g in groups(render({**values_of("defaults"), "workerGroups": {"x": group}})) if g["groupName"] == "x"
+    )
+    resources = made["template"]["spec"]["containers"][0]["resources"]
+    assert made["resources"] == expected
+    assert resources["limits"][device] == resources["requests"][device] == count
+    assert {"key": device, "operator": "Exists", "effect": "NoSchedule"} in made["template"]["spec"]["tolerations"]
+    assert made["numOfHosts"] == more.get("numOfHosts", 1)
+
+
+def test_ray_resources_stand_in_one_place(manifests):
+    for spec in clusters(manifests):
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            given = {"num-cpus", "num-gpus", "memory", "resources"} & set(group["rayStartParams"])
+            assert not (given and group.get("resources"))
+
+
+def test_labels_are_never_a_start_parameter(manifests):
+    for spec in clusters(manifests):
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            assert "labels" not in group["rayStartParams"]
+
+
+def test_every_ray_container_has_a_cpu_and_a_memory_limit_for_ray_to_count_by(manifests):
+    for name, template in pods(manifests):
+        assert {"cpu", "memory"} <= set(template["spec"]["containers"][0]["resources"]["limits"]), name
+
+
+def test_the_head_runs_no_training(manifests):
+    for spec in clusters(manifests):
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_groups_to_be_tried_first_stand_first_and_say_so_once_kuberay_knows_the_field():
+    wanted = {"spot": {"maxReplicas": 1, "priority": 10, "spot": True}, "also": {"maxReplicas": 1, "priority": 10}}
+    before, after = (
+        groups(render({**values_of("defaults"), "workerGroups": wanted, "kuberayVersion": version}))
+        for version in ("1.6.2", "1.7.0")
+    )
+    # with equal priorities Ray takes the first that fits, so the order counts on both
+    assert [g["groupName"] for g in before] == [g["groupName"] for g in after] == ["also", "spot", "cpu", "gpu"]
+    assert [g.get("priority") for g in before] == [None] * 4
+    assert [g["priority"] for g in after] == [10, 10, 0, 0]
+
+
+def test_spot_is_a_label_that_ray_can_select_by():
+    wanted = {"spot": {"maxReplicas": 1, "spot": True}}
+    made = groups(render({**values_of("defaults"), "workerGroups": wanted}))
+    markets = {group["groupName"]: group["labels"]["ray.io/market-type"] for group in made}
+    assert markets == {"cpu": "on-demand", "gpu": "on-demand", "spot": "spot"}
+
+
+@pytest.mark.parametrize("cloud", ["gke", "eks", "aks"])
+def test_each_cloud_has_spot_gpus_before_others_and_on_nodes_of_their_own(cloud):
+    first, *others = groups(render(values_of(cloud)))
+    assert first["labels"]["ray.io/market-type"] == "spot"
+    selectors = [group["template"]["spec"].get("nodeSelector") for group in [first, *others]]
+    assert selectors[0]
+    assert selectors[0] not in selectors[1:]
+
+
+def test_workers_go_to_different_nodes_if_they_can():
+    def constraint(spread):
+        group = {"maxReplicas": 1, "spread": spread}
+        made = groups(render({**values_of("defaults"), "workerGroups": {"cpu": group}}))[0]["template"]["spec"]
+        return [c["whenUnsatisfiable"] for c in made.get("topologySpreadConstraints", [])]
+
+    assert constraint("preferred") == ["ScheduleAnyway"]
+    assert constraint("required") == ["DoNotSchedule"]
+    assert constraint("none") == []
+
+
+# ---- surviving -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pod_has_more_time_to_end_than_ray_takes_to_drain(manifests):
+    for name, template in pods(manifests):
+        if name != "submitter":
+            drain = int(env(template)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+            assert 30 <= drain <= template["spec"]["terminationGracePeriodSeconds"] - 30
+
+
+def test_all_ray_pods_have_the_same_environment(manifests):
+    environments = [env(template) for name, template in pods(manifests) if name != "submitter"]
+    assert all(environment == environments[0] for environment in environments)
+    assert {"RAY_health_check_period_ms", "RAY_health_check_timeout_ms", "RAY_health_check_failure_threshold"} <= set(
+        environments[0]
+    )
+
+
+def test_the_environment_is_what_was_measured_to_help():
+    _, template = next(pods(render(values_of("defaults"))))
+    assert env(template) | {
+        "HOME": "/tmp",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "RAY_metrics_report_interval_ms": "2000",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
+        "RAY_JOB_STOP_SIGNAL": "SIGINT",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    } == env(template)
+
+
+def test_a_lost_node_is_given_up_before_kubernetes_own_five_minutes(manifests):
+    for name, template in pods(manifests):
+        if name != "submitter":
+            given_up = {t["key"]: t.get("tolerationSeconds") for t in template["spec"]["tolerations"]}
+            assert given_up["node.kubernetes.io/unreachable"] <= 60
+            assert given_up["node.kubernetes.io/not-ready"] <= 60
+
+
+def test_retries_in_place_come_before_a_new_cluster_and_everything_has_a_deadline(manifests):
+    spec = job(manifests)["spec"]
+    assert spec["submissionMode"] == "K8sJobMode"
+    assert spec["submitterConfig"]["backoffLimit"] > spec["backoffLimit"] >= 1
+    assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_cluster_goes_with_the_job_but_not_before_the_last_scrape(manifests):
+    spec = job(manifests)["spec"]
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["ttlSecondsAfterFinished"] >= 60
+    assert "deletionStrategy" not in spec
+
+
+def test_names_are_short_enough_for_what_kuberay_appends(manifests):
+    for manifest in manifests:
+        if manifest["kind"] in ("RayJob", "RayCluster"):
+            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", manifest["metadata"]["name"])
+
+
+def test_budgets_hold_evictions_off_a_runs_pods_but_let_the_standing_head_go():
+    manifests = standing()
+    heads, workers = one(manifests, "PodDisruptionBudget", "-head"), one(manifests, "PodDisruptionBudget", "-worker")
+
+    def covered(budget, template):
+        labels = template["metadata"]["labels"]
+        return all(labels.get(k) == v for k, v in budget["spec"]["selector"]["matchLabels"].items())
+
+    of_job, of_standing = clusters(manifests)
+    assert covered(heads, of_job["headGroupSpec"]["template"])
+    assert not covered(heads, of_standing["headGroupSpec"]["template"])
+    for spec in (of_job, of_standing):
+        assert covered(workers, spec["workerGroupSpecs"][0]["template"])
+    for budget in (heads, workers):
+        # of pods that a custom resource owns, only an absolute minAvailable can be said
+        assert isinstance(budget["spec"]["minAvailable"], int)
+        assert "maxUnavailable" not in budget["spec"]
+        assert budget["spec"]["minAvailable"] > 2 * MANY
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_worker_waits_for_the_head_without_starting_python():
+    for group in groups(render(values_of("defaults"))):
+        (wait,) = group["template"]["spec"]["initContainers"]
+        command = " ".join(wait["command"] + wait["args"])
+        assert "/dev/tcp/$FQ_RAY_IP/6379" in command
+        assert "python" not in command
+        assert {"requests", "limits"} <= set(wait["resources"])  # a quota would refuse a container without
+
+
+# ---- the token, the standing cluster, Kueue --------------------------------------------------------------------------
+
+
+def test_token_authentication_is_on_with_a_secret_that_outlives_the_cluster(manifests):
+    for spec in clusters(manifests):
+        assert spec["authOptions"]["mode"] == "token"
+        assert spec["authOptions"]["secretName"]
+        assert "enableK8sTokenAuth" not in spec["authOptions"]
+        assert tuple(map(int, spec["rayVersion"].split("."))) >= (2, 52, 0)
+
+
+def test_the_token_is_long_made_by_the_chart_and_its_key_is_kuberays():
+    manifests = render(values_of("defaults"))
+    secret = one(manifests, "Secret")
+    assert secret["metadata"]["name"] == clusters(manifests)[0]["authOptions"]["secretName"]
+    assert len(secret["data"]["auth_token"]) == 64  # 48 characters in base64
+
+
+def test_a_secret_of_ones_own_is_used_and_none_is_made():
+    manifests = render({**values_of("defaults"), "auth": {"existingSecret": "mine"}})
+    assert [m for m in manifests if m["kind"] == "Secret"] == []
+    assert clusters(manifests)[0]["authOptions"]["secretName"] == "mine"
+
+
+def test_a_run_on_the_standing_cluster_asks_for_nothing_that_kuberay_refuses_there():
+    manifests = standing(kueue={"queueName": "team"}, workerGroups={"cpu": {"maxReplicas": 2, "replicas": 1}})
+    (found,) = [m for m in manifests if m["kind"] == "RayJob" and "clusterSelector" in m["spec"]]
+    name = one(manifests, "RayCluster")["metadata"]["name"]
+    assert found["spec"]["clusterSelector"] == {"ray.io/cluster": name}
+    refused = {"rayClusterSpec", "backoffLimit", "suspend", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"}
+    assert not refused & set(found["spec"])
+    assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
+    assert found["spec"]["submitterPodTemplate"] == job(manifests)["spec"]["submitterPodTemplate"]
+
+
+def test_kueue_admits_a_fixed_number_of_pods():
+    values = {"kueue": {"queueName": "team"}, "workerGroups": {"cpu": {"maxReplicas": 4, "replicas": 2}}}
+    found = job(render({**values_of("defaults"), **values}))
+    assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    spec = found["spec"]["rayClusterSpec"]
+    assert spec["enableInTreeAutoscaling"] is False
+    assert "autoscalerOptions" not in spec
+    assert [group["replicas"] for group in spec["workerGroupSpecs"]] == [2, 0]
+    assert not any("idleTimeoutSeconds" in group or "priority" in group for group in spec["workerGroupSpecs"])
+    assert len(spec["workerGroupSpecs"]) <= 7  # Kueue takes eight kinds of pods, and the head is one
+    assert found["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def test_pods_keep_the_application_name_that_kuberays_head_service_selects_by(manifests):
+    for _, template in pods(manifests):
+        assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & set(template["metadata"]["labels"])

@@ -1,0 +1,224 @@
+"""Security as installed: restricted pods, no token where none is needed, no secret in a job, closed network."""
+
+import json
+
+import pytest
+from charts import clusters, env, job, one, pods, render, values_of
+from network import Pod, reaches
+
+ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
+ALLOWED_VOLUMES |= {"secret"}
+
+
+def violations(spec):
+    """What Pod Security's `restricted` would say to a pod, and what we ask for beyond."""
+    found = [f"{key} of the host" for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
+    pod = spec.get("securityContext", {})
+    found += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (set(v) - {"name"}) <= ALLOWED_VOLUMES]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        name, own = container["name"], container.get("securityContext", {})
+        both = {**pod, **own}
+        if not both.get("runAsNonRoot") or both.get("runAsUser") == 0:
+            found.append(f"{name}: may be root")
+        if both.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            found.append(f"{name}: no seccomp profile")
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            found.append(f"{name}: may gain privileges")
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
+            found.append(f"{name}: has capabilities")
+        if own.get("readOnlyRootFilesystem") is not True:
+            found.append(f"{name}: may write to its root file system")
+        found += [f"{name}: host port" for port in container.get("ports", []) if port.get("hostPort")]
+    return found
+
+
+# ---- pods ------------------------------------------------------------------------------------------------------------
+
+
+def test_all_four_kinds_of_pod_pass_restricted_with_a_read_only_root(manifests):
+    for name, template in pods(manifests):
+        assert violations(template["spec"]) == [], name
+    for spec in clusters(manifests):
+        if spec["enableInTreeAutoscaling"]:
+            # the operator puts this container into the head's pod
+            autoscaler = {"name": "autoscaler", **spec["autoscalerOptions"]}
+            head = spec["headGroupSpec"]["template"]["spec"]
+            assert violations({**head, "containers": [autoscaler]}) == []
+
+
+def test_what_ray_writes_to_is_a_volume(manifests):
+    for name, template in pods(manifests):
+        spec = template["spec"]
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in spec["containers"][0]["volumeMounts"]}
+        assert mounts["/tmp"]["emptyDir"]["sizeLimit"]
+        assert env(template)["HOME"] == "/tmp"
+        if name != "submitter":
+            assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+    for spec in clusters(manifests):
+        if spec["enableInTreeAutoscaling"]:
+            assert {"name": "tmp", "mountPath": "/tmp"} in spec["autoscalerOptions"]["volumeMounts"]
+
+
+def test_the_checks_of_this_file_find_a_pod_that_is_not_restricted():
+    spec = {"containers": [{"name": "x"}], "hostNetwork": True, "volumes": [{"name": "h", "hostPath": {}}]}
+    assert len(violations(spec)) == 7
+
+
+def test_an_openshift_that_chooses_the_user_can_have_it():
+    security = {"runAsUser": None, "seccompProfile": None}
+    for _, template in pods(render({**values_of("defaults"), "security": security})):
+        assert template["spec"]["securityContext"] == {"runAsNonRoot": True}
+
+
+# ---- identities ------------------------------------------------------------------------------------------------------
+
+
+def test_no_pod_is_given_a_token_of_the_cluster_but_the_autoscaler_has_one(manifests):
+    for _, template in pods(manifests):
+        assert template["spec"]["automountServiceAccountToken"] is False
+        mounts = [m["mountPath"] for c in template["spec"]["containers"] for m in c["volumeMounts"]]
+        assert not any(path.startswith("/var/run/secrets/kubernetes.io") for path in mounts)
+    for spec in clusters(manifests):
+        volumes = {volume["name"]: volume for volume in spec["headGroupSpec"]["template"]["spec"]["volumes"]}
+        assert ("api-token" in volumes) is spec["enableInTreeAutoscaling"]
+        if spec["enableInTreeAutoscaling"]:
+            (mount,) = [m for m in spec["autoscalerOptions"]["volumeMounts"] if m["name"] == "api-token"]
+            assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+            sources = volumes["api-token"]["projected"]["sources"]
+            assert {key for source in sources for key in source} == {"serviceAccountToken", "configMap", "downwardAPI"}
+
+
+def test_each_pod_has_the_service_account_of_its_part_and_the_chart_makes_it(manifests):
+    made = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "ServiceAccount"}
+    for name, template in pods(manifests):
+        part = name if name in ("head", "submitter") else "worker"
+        assert template["spec"]["serviceAccountName"] == f"training-{part}"
+    assert set(made) == {"training-head", "training-worker", "training-submitter"}
+    assert not any(account["automountServiceAccountToken"] for account in made.values())
+
+
+def test_head_and_workers_have_the_cloud_identity_and_the_submitter_has_none():
+    manifests = render(values_of("aks"))
+    expected = values_of("aks")["identity"]
+    for part in ("head", "worker"):
+        assert one(manifests, "ServiceAccount", part)["metadata"]["annotations"] == expected["annotations"]
+    assert "annotations" not in one(manifests, "ServiceAccount", "submitter")["metadata"]
+    for name, template in pods(manifests):
+        marked = "azure.workload.identity/use" in template["metadata"]["labels"]
+        assert marked is (name != "submitter")
+
+
+def test_no_secret_is_in_a_job_only_names_of_secrets(manifests):
+    for manifest in manifests:
+        if manifest["kind"] in ("RayJob", "RayCluster"):
+            assert "stringData" not in json.dumps(manifest)
+    for name, template in pods(manifests):
+        suspicious = [key for key in env(template) if any(w in key for w in ("KEY", "SECRET", "TOKEN", "PASSWORD"))]
+        assert suspicious == [], name
+    assert "runtimeEnvYAML" not in job(manifests)["spec"]
+
+
+def test_the_submitter_gets_no_storage_credentials():
+    for name, template in pods(render(values_of("kind"))):
+        assert ("envFrom" in template["spec"]["containers"][0]) is (name != "submitter")
+
+
+# ---- network ---------------------------------------------------------------------------------------------------------
+
+OPERATOR = Pod({"app.kubernetes.io/component": "kuberay-operator"}, "kuberay-system")
+PROMETHEUS = Pod({"app.kubernetes.io/name": "prometheus"}, "monitoring")
+STRANGER = Pod({"app": "web"})
+ELSEWHERE = Pod({"app.kubernetes.io/part-of": "fashion-mnist-on-ray", "app.kubernetes.io/component": "head"}, "other")
+STORE = Pod({"app.kubernetes.io/name": "object-store"})
+DNS = Pod({"k8s-app": "kube-dns"}, "kube-system")
+API_SERVER = Pod(namespace=None, address="172.18.0.2")
+INTERNET = Pod(namespace=None, address="142.250.1.1")
+METADATA = Pod(namespace=None, address="169.254.169.254")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The policies on kind, and a pod of each part with the labels that the templates give it."""
+    manifests = render(values_of("kind"))
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    parts = {
+        name: Pod({**template["metadata"]["labels"], "app.kubernetes.io/name": "kuberay"})
+        for name, template in pods(manifests)
+    }
+    return policies, parts
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "ports"),
+    [
+        ("head", "cpu", {6379, 8080, 10002, 19999, 52365}),
+        ("cpu", "head", {6379, 8265, 10002, 19999, 52365}),
+        ("cpu", "gpu", {10002, 19999}),
+        ("submitter", "head", {8265}),
+        (OPERATOR, "head", {8265}),
+        (PROMETHEUS, "head", {8080, 44217, 44227}),
+        (PROMETHEUS, "cpu", {8080}),
+        ("head", API_SERVER, {443, 6443}),
+        ("head", STORE, {7070}),
+        ("cpu", STORE, {7070}),
+    ],
+    ids=str,
+)
+def test_what_belongs_together_gets_through(cluster, source, target, ports):
+    policies, parts = cluster
+    source, target = (parts.get(pod, pod) if isinstance(pod, str) else pod for pod in (source, target))
+    assert {port for port in ports if reaches(policies, source, target, port)} == ports
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "ports"),
+    [
+        (STRANGER, "head", {6379, 8265, 10001, 8080, 44217, 44227, 52365}),
+        (STRANGER, "cpu", {8080, 10002, 52365}),
+        (STRANGER, "submitter", {80}),
+        (ELSEWHERE, "head", {6379, 8265}),
+        (OPERATOR, "head", {6379, 10001, 8080}),
+        (OPERATOR, "cpu", {8265, 8080}),
+        (PROMETHEUS, "head", {6379, 8265, 10001}),
+        ("submitter", "head", {6379, 10001, 8080}),
+        ("submitter", "cpu", {8265, 10002}),
+        ("submitter", STORE, {7070}),
+        ("submitter", API_SERVER, {443, 6443}),
+        ("cpu", API_SERVER, {443, 6443}),
+        ("cpu", "submitter", {80}),
+        ("cpu", STRANGER, {80}),
+        ("head", INTERNET, {80}),
+        ("cpu", INTERNET, {443}),
+        ("head", METADATA, {80, 443}),
+        ("cpu", METADATA, {80, 443}),
+    ],
+    ids=str,
+)
+def test_what_does_not_is_kept_out(cluster, source, target, ports):
+    policies, parts = cluster
+    source, target = (parts.get(pod, pod) if isinstance(pod, str) else pod for pod in (source, target))
+    assert {port for port in ports if reaches(policies, source, target, port)} == set()
+
+
+def test_every_part_can_ask_for_names(cluster):
+    policies, parts = cluster
+    for pod in parts.values():
+        for protocol in ("UDP", "TCP"):
+            assert reaches(policies, pod, DNS, 53, protocol)
+        assert not reaches(policies, pod, STRANGER, 53, "UDP")
+
+
+def test_in_a_cloud_storage_is_the_internet_and_only_gke_needs_the_metadata_server():
+    for cloud in ("gke", "eks", "aks"):
+        manifests = render(values_of(cloud))
+        policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+        worker = Pod(dict(pods(manifests))["cpu"]["metadata"]["labels"])
+        assert reaches(policies, worker, INTERNET, 443)
+        assert not reaches(policies, worker, Pod(namespace=None, address="10.0.0.7"), 443)
+        assert reaches(policies, worker, METADATA, 80) is (cloud == "gke")
+
+
+def test_without_policies_no_policy_is_made():
+    manifests = render({**values_of("defaults"), "network": {"enabled": False}})
+    assert [m for m in manifests if m["kind"] == "NetworkPolicy"] == []

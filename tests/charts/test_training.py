@@ -1,0 +1,157 @@
+"""The chart `training`: its objects, what they hold of the trainer's config, and that nothing is written twice."""
+
+import json
+import re
+
+import pytest
+import schemas
+import yaml
+from charts import ROOT, clusters, env, generate, job, one, render, values_of
+
+KITCHEN_SINK = values_of("kitchen-sink")
+SCHEMA = json.loads((ROOT / "helm" / "training" / "values.schema.json").read_text())
+RECIPES = sorted((ROOT / "trainer" / "recipes").glob("*.yaml"))
+
+
+# ---- every object is valid -------------------------------------------------------------------------------------------
+
+
+def test_every_object_of_kubernetes_own_is_valid(manifests):
+    own = [manifest for manifest in manifests if manifest["kind"] not in schemas.CUSTOM]
+    assert len(own) > 5
+    assert [line for manifest in own for line in schemas.errors(manifest)] == []
+
+
+def test_every_job_and_cluster_is_what_kuberay_takes_to_the_letter(manifests):
+    custom = [manifest for manifest in manifests if manifest["kind"] in schemas.CUSTOM]
+    assert custom
+    try:
+        assert [line for manifest in custom for line in schemas.errors(manifest)] == []
+    except schemas.NoSchemaError as reason:
+        pytest.skip(str(reason))
+
+
+def test_a_field_that_kuberay_does_not_know_would_be_found():
+    manifest = job(render(KITCHEN_SINK))
+    manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["imagePull"] = "x"
+    try:
+        found = schemas.errors(manifest)
+    except schemas.NoSchemaError as reason:
+        pytest.skip(str(reason))
+    assert len(found) == 1
+    assert "imagePull" in found[0]
+
+
+def test_a_field_that_kubernetes_does_not_know_would_be_found():
+    quota = one(render(KITCHEN_SINK), "ResourceQuota")
+    quota["spec"]["heard"] = {}
+    assert "heard" in " ".join(schemas.errors(quota))
+
+
+# ---- the trainer's config --------------------------------------------------------------------------------------------
+
+
+def test_the_generated_files_are_up_to_date():
+    assert generate.SCHEMA.read_text() == generate.schema(), "run: k8s/generate.py"
+    # the versions of Helm agree on what they write, not on how
+    assert yaml.safe_load(generate.RAYJOB.read_text()) == yaml.safe_load(generate.rayjob()), "run: k8s/generate.py"
+
+
+def test_train_may_hold_every_setting_of_the_trainer_and_no_other():
+    config = json.loads((ROOT / "docs" / "config.schema.json").read_text())
+    assert set(SCHEMA["properties"]["train"]["properties"]) == set(config["properties"])
+    for name, model in config["$defs"].items():
+        ours = SCHEMA["$defs"][f"train.{name}"]
+        assert set(ours["properties"]) == set(model["properties"])
+        assert ours["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_each_recipe_can_stand_under_train_and_reaches_the_trainer_as_it_is(recipe):
+    train = yaml.safe_load(recipe.read_text())
+    config = one(render({**values_of("defaults"), "train": train}), "ConfigMap", "-config")
+    assert yaml.safe_load(config["data"]["train.yaml"]) == train
+
+
+def test_what_train_does_not_set_is_left_to_the_trainer():
+    config = one(render(values_of("defaults")), "ConfigMap", "-config")
+    assert yaml.safe_load(config["data"]["train.yaml"]) == {}
+
+
+def test_versions_are_those_of_the_trainer_and_of_its_ray():
+    project = (ROOT / "pyproject.toml").read_text()
+    (version,) = re.findall(r'^version = "(.+)"', project, re.MULTILINE)
+    (ray,) = re.findall(r'"ray\[.+\]==([0-9.]+)"', project)
+    for chart in ("training", "monitoring"):
+        assert yaml.safe_load((ROOT / "helm" / chart / "Chart.yaml").read_text())["appVersion"] == version
+    assert yaml.safe_load((ROOT / "helm" / "training" / "values.yaml").read_text())["rayVersion"] == ray
+
+
+# ---- the job and the standing cluster --------------------------------------------------------------------------------
+
+
+def test_the_job_template_is_found_by_its_label_and_holds_one_rayjob(environment):
+    manifests = render(values_of(environment))
+    (template,) = [
+        m for m in manifests if m["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "job-template"
+    ]
+    assert template["metadata"]["name"] == "training-rayjob"
+    found = yaml.safe_load(template["data"]["rayjob.yaml"])
+    assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", "RayJob")
+    assert found["metadata"]["namespace"] == "training"
+
+
+def test_the_run_is_started_with_its_name_config_and_log_format():
+    found = job(render(values_of("defaults")))
+    assert found["metadata"]["name"] == "fashion-mnist"
+    assert found["spec"]["entrypoint"] == (
+        "python -m trainer train --name fashion-mnist --config /etc/trainer/train.yaml --log-format json"
+    )
+
+
+def test_every_ray_pod_mounts_the_config_and_knows_the_storage():
+    for template in (g["template"] for g in clusters(render(values_of("kind")))[0]["workerGroupSpecs"]):
+        mounts = {mount["mountPath"]: mount["name"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
+        (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == mounts["/etc/trainer"]]
+        assert volume["configMap"]["name"] == "training-config"
+        assert env(template)["TRAINER_STORAGE"] == "s3://runs"
+        assert env(template)["AWS_ENDPOINT_URL"] == "http://object-store:7070"
+        assert template["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "object-store"}}]
+
+
+@pytest.mark.parametrize(("endpoint", "allowed"), [("http://store:7070", True), ("https://store", False), ("", False)])
+def test_plain_http_is_allowed_for_an_endpoint_that_says_so_and_no_other(endpoint, allowed):
+    values = {**values_of("defaults"), "storage": {"uri": "s3://bucket", "endpoint": endpoint}}
+    assert ("AWS_ALLOW_HTTP" in env(clusters(render(values))[0]["headGroupSpec"]["template"])) is allowed
+
+
+def test_the_standing_cluster_is_the_jobs_but_for_its_label():
+    values = {**values_of("defaults"), "cluster": {"enabled": True}}
+    of_job, standing = clusters(render(values))
+    assert standing.pop("upgradeStrategy") == {"type": "Recreate"}
+    assert json.dumps(of_job) == json.dumps(standing).replace('"cluster": "standing"', '"cluster": "job"')
+
+
+def test_there_is_no_standing_cluster_unless_asked_for():
+    manifests = render(values_of("defaults"))
+    assert [m for m in manifests if m["kind"] == "RayCluster"] == []
+    assert list(one(manifests, "ConfigMap", "-rayjob")["data"]) == ["rayjob.yaml"]
+
+
+def test_the_image_is_the_charts_version_a_tag_or_a_digest():
+    def image(**given: str) -> str:
+        spec = clusters(render({**values_of("defaults"), "image": given}))[0]
+        return spec["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+
+    assert image() == "fashion-mnist-on-ray:0.1.0"
+    assert image(tag="7") == "fashion-mnist-on-ray:7"
+    assert image(tag="7", digest=f"sha256:{'a' * 64}") == f"fashion-mnist-on-ray@sha256:{'a' * 64}"
+
+
+def test_quota_and_access_are_made_when_asked_for_only():
+    kinds = {m["kind"] for m in render(values_of("defaults"))}
+    assert not kinds & {"ResourceQuota", "Role", "RoleBinding"}
+    manifests = render(KITCHEN_SINK)
+    assert one(manifests, "ResourceQuota")["spec"]["hard"] == {"requests.nvidia.com/gpu": 8}
+    rules = one(manifests, "Role")["rules"]
+    assert not any("secrets" in rule["resources"] or "*" in rule["verbs"] + rule["resources"] for rule in rules)
