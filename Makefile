@@ -7,6 +7,9 @@ PYTHON ?= python3
 RECIPE ?= fast
 ARGS ?=
 BIN := .venv/bin
+# uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+
 # Byte code is written at installation: without it each Python process of a run would compile PyTorch anew, for seconds.
 export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON_DOWNLOADS := never
@@ -33,11 +36,12 @@ verify: .venv/.ready-dev generate ## lint, types, and generated files that are n
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git diff --exit-code -- docs/configuration.md docs/config.schema.json
+	git diff --exit-code -- docs/configuration.md docs/config.schema.json helm/training/values.schema.json k8s/rayjob.yaml
 
 .PHONY: generate
-generate: .venv/.ready ## write the generated files: docs/configuration.md, docs/config.schema.json
+generate: .venv/.ready-dev ## write the generated files: config docs and schemas, k8s/rayjob.yaml
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python k8s/generate.py
 
 .PHONY: format
 format: .venv/.ready-dev ## format the code
@@ -49,9 +53,9 @@ bench: .venv/.ready ## our speed against the alternatives, side by side: ARGS="-
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
-lock: ## resolve requirements*.txt anew from pyproject.toml
-	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url -o requirements.txt pyproject.toml
-	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt anew from pyproject.toml
+	$(UV) pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url -o requirements.txt pyproject.toml
+	$(UV) pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs/ stays
@@ -60,9 +64,6 @@ clean: ## remove the environment and caches; runs/ stays
 .PHONY: help
 help: ## this text
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-
-# uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
-UV := $(shell command -v uv || echo .uv/bin/uv)
 
 .uv/bin/uv: requirements-uv.txt
 	@$(PYTHON) -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }
