@@ -64,7 +64,7 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
             train_loop_config={
                 "config": resolve.load(recipe, None, overrides).model_dump(),
                 "data_folder": None,
-                "weights_file": f"{folder}/model.safetensors",
+                "weights": f"{folder}/model.safetensors",
             },
             scaling_config=ScalingConfig(num_workers=0),
         ).fit()

@@ -29,7 +29,7 @@ MODULES = [
     ["loop"],
     ["evaluate"],
     ["optimizer", "model", "data"],
-    ["fetch", "device"],
+    ["fetch", "device", "storage"],
     ["resolve"],
     ["config"],
     ["errors"],

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, config, resolve
+from trainer import __version__, config, resolve, storage
 from trainer.errors import ConfigError, ExitCode, TrainerError
 
 app = typer.Typer(
@@ -47,7 +47,12 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
 ]
-Storage = Annotated[Path, typer.Option("--storage", help="Where runs are kept.", envvar="TRAINER_STORAGE")]
+Runs = Annotated[
+    str,
+    typer.Option(
+        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
+    ),
+]
 
 
 @app.command()
@@ -56,7 +61,7 @@ def train(
     file: File = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
-    storage: Storage = Path("runs"),
+    runs: Runs = "runs",
     data: Data = None,
     workers: Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
@@ -76,10 +81,10 @@ def train(
     settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
     say = _say_json if log_format is LogFormat.JSON else _say
-    plan = preflight.prepare(run_name, settings, storage, data)
+    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data)
     if plan.finished is not None:
         say(f"Run {run_name} is finished already, with this config.")
-        _show_result(plan.record.folder, plan.finished, log_format)
+        _show_result(plan.record, plan.finished, log_format)
         return
     if dry_run:
         _dry_run(plan, say)
@@ -87,7 +92,7 @@ def train(
     from trainer import progress
 
     result = launch.run(plan, lambda: progress.choose(log_format.value, settings), say)
-    _show_result(plan.record.folder, _with_report(plan.record, result), log_format)
+    _show_result(plan.record, _with_report(plan.record, result), log_format)
 
 
 def _dry_run(plan: Any, say: Any) -> None:
@@ -107,7 +112,7 @@ def evaluate(
     recipe: Recipe = None,
     file: File = None,
     overrides: Overrides = None,
-    storage: Storage = Path("runs"),
+    runs: Runs = "runs",
     data: Data = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Shards of the test set; default: one a CPU core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -115,7 +120,7 @@ def evaluate(
     """Test loss, accuracy and confusion matrix of a run's weights; a weights file needs --recipe or --config too."""
     from trainer import launch
 
-    weights, settings = _find_weights(target, recipe, file, overrides or [], storage)
+    weights, settings = _find_weights(target, recipe, file, overrides or [], runs)
     scores, _ = launch.evaluate(weights, settings, data, tasks, _say if not as_json else _quiet)
     if as_json:
         typer.echo(json.dumps(scores.as_dict()))
@@ -124,34 +129,42 @@ def evaluate(
 
 
 def _find_weights(
-    target: str, recipe: str | None, file: Path | None, overrides: list[str], storage: Path
-) -> tuple[Path, config.Config]:
+    target: str, recipe: str | None, file: Path | None, overrides: list[str], runs: str
+) -> tuple[str, config.Config]:
     from trainer.record import find
 
     if Path(target).suffix == ".safetensors":
         if recipe is None and file is None:
             raise ConfigError(f"{target} holds weights, not their network; say which by --recipe or --config.")
-        return Path(target), resolve.load(recipe, file, overrides)
-    record = find(target, storage)
-    return record.weights_file, record.config()
+        return storage.normalise(target), resolve.load(recipe, file, overrides)
+    record = find(target, storage.normalise(runs))
+    return record.weights, record.config()
 
 
 @app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
-    storage: Storage = Path("runs"),
-    output: Annotated[Path | None, typer.Option(help="Folder for the page that compares several runs.")] = None,
+    runs: Runs = "runs",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the page; default: the run's, or comparison/ among the runs.")
+    ] = None,
 ) -> None:
     """Make a run's report again from its record, or compare several runs on one page."""
     from trainer import report as pages
     from trainer.record import find
 
-    records = [find(target, storage) for target in targets]
-    if len(records) == 1:
-        page = pages.write(records[0])
+    place = storage.normalise(runs)
+    records = [find(target, place) for target in targets]
+    if len(records) > 1:
+        beside = Path("comparison") if storage.is_remote(place) else Path(place) / "comparison"
+        page = str(pages.write_comparison(records, output or beside))
+    elif output is not None:
+        page = str(pages.write(records[0], output))
     else:
-        page = pages.write_comparison(records, output or storage / "comparison")
-    typer.echo(f"Report: {page}")
+        pages.write(records[0])
+        records[0].push()
+        page = records[0].report
+    typer.echo(f"Report: {_shown(page)}")
 
 
 @app.command("config")
@@ -213,14 +226,17 @@ def _quiet(_: str) -> None:
 
 
 def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
+    from trainer import launch
     from trainer import report as pages
     from trainer.result import count_report
 
     pages.write(record)
-    return count_report(record, result)
+    counted = count_report(record, result)
+    launch.push_all(record)
+    return counted
 
 
-def _show_result(folder: Path, result: dict[str, Any], log_format: LogFormat) -> None:
+def _show_result(record: Any, result: dict[str, Any], log_format: LogFormat) -> None:
     if log_format is LogFormat.JSON:
         typer.echo(json.dumps({"event": "result", **result}))
         return
@@ -232,8 +248,11 @@ def _show_result(folder: Path, result: dict[str, Any], log_format: LogFormat) ->
             table.add_row(part.replace("_", "-"), f"{seconds:.2f} s", f"{seconds / parts['wall']:.0%}")
     console = Console(highlight=False)
     console.print(table)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.print(f"Record: {shown}\nReport: {shown / 'report.html'}", soft_wrap=True)
+    console.print(f"Record: {_shown(record.place)}", f"Report: {_shown(record.report)}", sep="\n", soft_wrap=True)
+
+
+def _shown(place: str) -> str:
+    return os.path.relpath(place) if place.startswith(f"{Path.cwd()}{os.sep}") else place
 
 
 def _show_scores(scores: dict[str, Any]) -> None:

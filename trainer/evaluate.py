@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import data, fetch
+from trainer import data, fetch, storage
 from trainer.config import CLASSES, Config, DataConfig
 from trainer.data import Samples
 from trainer.errors import StorageError, TrainerError
@@ -109,24 +109,25 @@ def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tenso
     ]
 
 
-def load_weights(file: Path, config: Config) -> nn.Module:
-    """The network of a config with the weights of a safetensors file.
+def load_weights(uri: str, config: Config) -> nn.Module:
+    """The network of a config with the weights of a safetensors object.
 
     Raises:
-        StorageError: the file is missing or damaged, or holds the weights of another network.
+        StorageError: the object is missing or damaged, or holds the weights of another network.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from trainer.model import build
 
     model = build(config.model)
+    content = storage.read(uri)
+    if content is None:
+        raise StorageError(f"{uri} does not exist: the run has no final weights; let it finish first.")
     try:
-        weights = load_file(file)
-    except FileNotFoundError:
-        raise StorageError(f"{file} does not exist: the run has no final weights; let it finish first.") from None
-    except (SafetensorError, OSError) as error:
-        raise StorageError(f"{file} is not a whole safetensors file ({error}); train the run again.") from None
+        weights = load(content)
+    except SafetensorError as error:
+        raise StorageError(f"{uri} is not a whole safetensors file ({error}); train the run again.") from None
     try:
         model.load_state_dict(weights)
     except RuntimeError:
@@ -135,21 +136,21 @@ def load_weights(file: Path, config: Config) -> nn.Module:
         differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         name = differing[0] if differing else "?"
         raise StorageError(
-            f"{file} holds another network than the config describes: {name} is {found.get(name, 'missing')}, "
+            f"{uri} holds another network than the config describes: {name} is {found.get(name, 'missing')}, "
             f"not {expected.get(name, 'there')}; give the config it was trained with by --recipe or --config."
         ) from None
     return model
 
 
-def evaluate(file: Path, config: Config, data_folder: Path | None, tasks: int) -> tuple[Scores, list[dict[str, Any]]]:
-    """Score a weights file on the test set, in `tasks` shards, each a stateless Ray task; Ray must be running.
+def evaluate(uri: str, config: Config, data_folder: Path | None, tasks: int) -> tuple[Scores, list[dict[str, Any]]]:
+    """Score weights on the test set, in `tasks` shards, each a stateless Ray task; Ray must be running.
 
     A task holds nothing and may run anywhere, twice or again elsewhere: the sums come out the same.
     """
     import ray
 
     shard = ray.remote(num_cpus=1, max_retries=3)(_evaluate_shard)
-    pending = [shard.remote(str(file), config.model_dump(), data_folder, rank, tasks) for rank in range(tasks)]
+    pending = [shard.remote(uri, config.model_dump(), data_folder, rank, tasks) for rank in range(tasks)]
     parts = ray.get(pending)
     if any(isinstance(part, TrainerError) for part in parts):
         raise next(part for part in parts if isinstance(part, TrainerError))
@@ -160,10 +161,10 @@ def evaluate(file: Path, config: Config, data_folder: Path | None, tasks: int) -
     return scores, mistakes
 
 
-def _evaluate_shard(file: str, settings: dict[str, Any], data_folder: Path | None, rank: int, tasks: int) -> Any:
+def _evaluate_shard(uri: str, settings: dict[str, Any], data_folder: Path | None, rank: int, tasks: int) -> Any:
     try:
         config = Config.model_validate(settings)
-        model = load_weights(Path(file), config)
+        model = load_weights(uri, config)
         folder = fetch.find(data_folder, log=lambda _: None)
         _, test = data.load(folder, config.data.validation_samples)
         mine, positions = data.share(test, rank, tasks)

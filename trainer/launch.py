@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ import psutil
 
 from trainer import device, environment, fetch, preflight
 from trainer.config import Config
-from trainer.errors import InterruptedRunError, TrainerError, TrainingError, in_a_line
+from trainer.errors import InterruptedRunError, StorageError, TrainerError, TrainingError, in_a_line
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
+from trainer.record import WEIGHTS, Record
 from trainer.result import Clock, summarise
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from trainer.evaluate import Scores
 
+PUSH_EVERY_S = 5.0  # how old the record in an object store may be
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -48,12 +51,12 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     clock.data_seconds = time.time() - data_began
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     record.create(plan.config, environment.describe())
-    for file in (record.result_file, record.evaluation_file, record.weights_file):
-        file.unlink(missing_ok=True)  # of an attempt that did not finish: its points and events stay
+    # of an attempt that did not finish; its points and events stay
+    record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
     error: TrainerError | None = None
     status = "finished"
     try:
-        with Follower(record, display()), _terminate_as_interrupt():
+        with Follower(record, display()), Pusher(record), _terminate_as_interrupt():
             _announce(plan)
             _train_on_ray(plan, attempt)
     except (KeyboardInterrupt, SystemExit):
@@ -63,6 +66,10 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     result = summarise(record, clock, status, error)
     record.write_result(result)
     record.add_event("run_ended", status=status)
+    try:
+        push_all(record)
+    except StorageError as lost:
+        error = lost if error is None else type(error)(f"{error} {lost}")
     if error is not None:
         raise error
     return result
@@ -111,8 +118,54 @@ def ray_cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+def push_all(record: Record) -> None:
+    """Put the whole record into the object store, if it is kept in one.
+
+    Raises:
+        StorageError: the store does not take it; says where it is kept instead.
+    """
+    try:
+        record.push()
+    except StorageError as error:
+        raise StorageError(f"{error} The record is kept in {record.keep()}.") from None
+
+
+class Pusher:
+    """A thread that keeps a run's record in its object store up to date while the run goes on."""
+
+    def __init__(self, record: Record):
+        self._record = record
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._push, name="push-record", daemon=True)
+
+    def __enter__(self) -> Pusher:
+        if self._record.remote:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._record.remote:
+            self._thread.join()
+
+    def _push(self) -> None:
+        failing = False
+        while not self._over.wait(PUSH_EVERY_S):
+            error = self._tried()
+            if error is not None and not failing:
+                self._record.add_event("warning", message=f"{error} Training goes on; this is tried again.")
+            failing = error is not None
+
+    def _tried(self) -> StorageError | None:
+        try:
+            self._record.push()
+        except StorageError as error:
+            return error
+        return None
+
+
 def evaluate(
-    weights: Path, config: Config, data_folder: Path | None, tasks: int | None, log: Callable[[str], None]
+    weights: str, config: Config, data_folder: Path | None, tasks: int | None, log: Callable[[str], None]
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """Score a weights file on the test set in `tasks` Ray tasks, by default one for each CPU core.
 
@@ -136,7 +189,7 @@ def _fit(plan: Run, attempt: int) -> None:
     except TrainingFailedError as failure:
         raise _training_error(failure) from failure
     except ray.exceptions.RayActorError as failure:
-        raise TrainingError(f"Ray's training controller died: {failure}; look into {plan.record.folder}.") from failure
+        raise TrainingError(f"Ray's training controller died: {failure}; look into {plan.record.place}.") from failure
 
 
 def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
@@ -156,7 +209,7 @@ def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
         "train_loop_config": {
             "config": config.model_dump(),
             "data_folder": plan.data_folder,
-            "weights_file": str(record.weights_file),
+            "weights": record.weights,
         },
         "scaling_config": api.ScalingConfig(
             num_workers=(low, high) if config.elastic else low,

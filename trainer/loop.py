@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import ray.train
+import safetensors.torch
 import torch
 import torch.distributed
 from ray.train.torch import prepare_model
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer import data, device, evaluate, fetch, model, optimizer
+from trainer import data, device, evaluate, fetch, model, optimizer, storage
 from trainer.config import Config
 from trainer.errors import TrainingError
 
@@ -30,7 +29,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Train one model on this worker, together with the others of its group.
 
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
-    None; and ``weights_file``, where rank 0 puts the final weights. Returns the numbers of the last report.
+    None; and ``weights``, the URI where rank 0 puts the final weights. Returns the numbers of the last report.
     """
     began = time.perf_counter()
     config = Config.model_validate(settings["config"])
@@ -122,7 +121,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             last["confusion"] = scores.confusion.tolist()
             last["mistakes"] = evaluate.worst_mistakes(test_share, test_positions, log_probabilities)
             if rank == 0:
-                save_weights(network, Path(settings["weights_file"]))
+                save_weights(network, settings["weights"])
         _report({**last, "evaluation_seconds": time.perf_counter() - evaluation_began, "time": time.time()})
     return {key: last[key] for key in ("epoch", "step", "test_loss", "test_accuracy")}
 
@@ -166,12 +165,10 @@ def _check_finite(loss: float, epoch: int, step: int) -> None:
         )
 
 
-def save_weights(network: nn.Module, file: Path) -> None:
-    """Write a model's weights to a safetensors file; it appears whole or not at all."""
+def save_weights(network: nn.Module, uri: str) -> None:
+    """Write a model's weights as a safetensors object; it appears whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    partial = file.with_name(f".{file.name}.partial")
-    save_file(weights, partial)
-    partial.replace(file)
+    storage.write(uri, safetensors.torch.save(weights))
 
 
 def _set_learning_rate(optimizers: list[torch.optim.Optimizer], share_of_peak: float) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from trainer import device
+from trainer import device, storage
 from trainer.config import Config, differences
-from trainer.errors import ConflictError, ResourceError, StorageError
-from trainer.record import Record
+from trainer.errors import ConflictError, ResourceError
+from trainer.record import Record, at
 
 SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings: make bench, workers
 
@@ -29,15 +29,15 @@ class Run:
     finished: dict[str, Any] | None = None
 
 
-def prepare(name: str, config: Config, storage: Path, data_folder: Path | None) -> Run:
-    """Check all that can be known before anything starts; takes well under a second.
+def prepare(name: str, config: Config, runs: str, data_folder: Path | None) -> Run:
+    """Check all that can be known before anything starts; takes well under a second where `runs` is a folder.
 
     Raises:
         ResourceError, StorageError, ConflictError: the run cannot start here, there, or under this name.
     """
     cpus_per_worker = check_resources(config)
-    check_storage(storage)
-    record = Record(storage / name)
+    storage.check(runs)
+    record = at(storage.join(runs, name))
     return Run(record, config, data_folder, cpus_per_worker, check_name_is_free(record, config))
 
 
@@ -70,23 +70,6 @@ def _check_gpus(workers: int) -> None:
         raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}; use --workers {gpus}.")
 
 
-def check_storage(storage: Path) -> None:
-    """Make the storage folder and write to it once.
-
-    Raises:
-        StorageError: it is no folder, or cannot be written.
-    """
-    probe = storage / f".writable-{os.getpid()}"
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(
-            f"storage: {storage} cannot be written ({error.strerror}); give a folder you may write by --storage."
-        ) from None
-
-
 def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
     """The result of a finished run of this name and config, or None if it is to be started.
 
@@ -97,9 +80,10 @@ def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
         return None
     changed = differences(record.config(), config)
     if changed:
+        runs = storage.parent(record.place)
         raise ConflictError(
-            f"name: {record.name} is a run in {record.folder.parent} with another config ({'; '.join(changed)}); "
-            "choose another --name, or give it the same config."
+            f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)}); choose another "
+            "--name, or give it the same config."
         )
     result = record.result()
     if result is None:

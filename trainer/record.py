@@ -1,5 +1,7 @@
 """What a run leaves behind: the files of ``<storage>/<name>/``, written by one process each, read by anybody.
 
+Where the storage is a bucket the files are written to a scratch folder, and the driver keeps the bucket up to date.
+
 ``config.yaml``       the resolved config                     ``model.safetensors``  the final weights
 ``environment.json``  versions, hardware, git commit          ``evaluation.json``    confusion matrix, worst mistakes
 ``metrics.jsonl``     every metric point                      ``report.html``        the page made from all this
@@ -9,30 +11,40 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer import resolve
+from trainer import resolve, storage
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
 
+CONFIG = "config.yaml"
+WEIGHTS = "model.safetensors"
+
 
 class Record:
-    """The record of one run in a folder, which need not exist yet."""
+    """The record of one run in a folder, which need not exist yet.
 
-    def __init__(self, folder: Path):
+    With `remote`, a URI in an object store, the folder is scratch: `pull` and `push` keep the two alike.
+    """
+
+    def __init__(self, folder: Path, remote: str | None = None):
         self.folder = folder.absolute()  # Ray's workers run in another folder
-        self.config_file = self.folder / "config.yaml"
+        self.remote = remote
+        self._pushed: dict[str, tuple[int, int]] = {}
+        self.config_file = self.folder / CONFIG
         self.environment_file = self.folder / "environment.json"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.events_file = self.folder / "events.jsonl"
         self.evaluation_file = self.folder / "evaluation.json"
         self.result_file = self.folder / "result.json"
-        self.weights_file = self.folder / "model.safetensors"
         self.report_file = self.folder / "report.html"
         self.plots_folder = self.folder / "plots"
 
@@ -40,6 +52,21 @@ class Record:
     def name(self) -> str:
         """The run's name."""
         return self.folder.name
+
+    @property
+    def place(self) -> str:
+        """Where people find the record: its folder, or its URI in an object store."""
+        return self.remote or str(self.folder)
+
+    @property
+    def weights(self) -> str:
+        """Where the final weights are: any worker can write there."""
+        return storage.join(self.place, WEIGHTS)
+
+    @property
+    def report(self) -> str:
+        """Where people find the report."""
+        return storage.join(self.place, self.report_file.name)
 
     def exists(self) -> bool:
         """Whether a run of this name was ever started here."""
@@ -67,7 +94,7 @@ class Record:
             StorageError: there is no such run, or its config is damaged.
         """
         if not self.exists():
-            raise StorageError(f"{self.folder} holds no run: it has no config.yaml; give a run's name or folder.")
+            raise StorageError(f"{self.place} holds no run: it has no {CONFIG}; give a run's name or folder.")
         try:
             return resolve.read(self.config_file)
         except ConfigError as error:
@@ -109,6 +136,40 @@ class Record:
         """Put down confusion matrix and worst mistakes."""
         self._write(self.evaluation_file, json.dumps(evaluation, indent=1) + "\n")
 
+    def remove(self, *files: Path) -> None:
+        """Forget some of the record's files, wherever they are."""
+        for file in files:
+            storage.delete(str(file))
+            if self.remote:
+                storage.delete(storage.join(self.remote, file.name))
+                self._pushed.pop(file.name, None)
+
+    def pull(self) -> None:
+        """Bring the scratch folder up to the object store's state, but for the weights; nothing to do in a folder."""
+        for name in storage.files(self.remote) if self.remote else ():
+            content = storage.read(storage.join(self.remote or "", name)) if name != WEIGHTS else None
+            if content is not None:
+                storage.write(str(self.folder / name), content)
+                self._pushed[name] = _state(self.folder / name)
+
+    def push(self) -> None:
+        """Put what changed since the last time into the object store; nothing to do in a folder.
+
+        Raises:
+            StorageError: the store does not take it; the scratch folder still holds all.
+        """
+        for file in sorted(self.folder.rglob("*")) if self.remote else ():
+            name = file.relative_to(self.folder).as_posix()
+            if name.startswith(".") or not file.is_file() or self._pushed.get(name) == (state := _state(file)):
+                continue
+            storage.write(storage.join(self.remote or "", name), file.read_bytes())
+            self._pushed[name] = state
+
+    def keep(self) -> Path:
+        """The scratch folder, which from now on stays when the process ends."""
+        atexit.unregister(_discard)
+        return self.folder
+
     def _append(self, file: Path, line: dict[str, Any]) -> None:
         # one write of one line: a reader, or a kill, finds whole lines and at most one cut one at the end
         with file.open("a") as out:
@@ -129,18 +190,43 @@ class Record:
         return content
 
 
-def find(target: str, storage: Path) -> Record:
-    """The record of a run given by its name in `storage`, or by its folder.
+def _state(file: Path) -> tuple[int, int]:
+    return file.stat().st_mtime_ns, file.stat().st_size
+
+
+def _discard(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def at(place: str) -> Record:
+    """The record at a place, the normalised URI or folder of a run; one in an object store is brought here.
+
+    Raises:
+        StorageError: the object store cannot be read.
+    """
+    if not storage.is_remote(place):
+        return Record(Path(place))
+    scratch = Path(tempfile.mkdtemp(prefix="trainer-"))
+    atexit.register(_discard, scratch)
+    record = Record(scratch / place.rsplit("/", 1)[-1], place)
+    record.pull()
+    return record
+
+
+def find(target: str, runs: str) -> Record:
+    """The record of a run given by its name in the storage `runs`, or by its own folder or URI.
 
     Raises:
         StorageError: there is no such run.
     """
-    for folder in (storage / target, Path(target)):
-        if Record(folder).exists():
-            return Record(folder)
-    known = sorted(path.parent.name for path in storage.glob("*/config.yaml"))
+    own = storage.normalise(target) if "/" in target or not storage.is_remote(runs) else None
+    named = storage.join(runs, target) if "://" not in target else None
+    for place in (named, own):
+        if place and storage.read(storage.join(place, CONFIG)) is not None:
+            return at(place)
+    known = [name for name in storage.folders(runs) if storage.read(storage.join(runs, name, CONFIG)) is not None]
     there = f"there are {', '.join(known[-8:])}" if known else "there are no runs"
-    raise StorageError(f"{target} is neither a run in {storage} nor a run's folder; {there}.")
+    raise StorageError(f"{target} is neither a run in {runs} nor a run's folder; {there}.")
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -75,8 +75,8 @@ class Run:
         }
 
 
-def write(record: Record) -> Path:
-    """Make a run's ``report.html`` and ``plots/*.png``, whatever state the run is in.
+def write(record: Record, folder: Path | None = None) -> Path:
+    """Make a run's ``report.html`` and ``plots/*.png``, whatever state it is in: in its record, or in `folder`.
 
     Raises:
         StorageError: there is no such run, its record is damaged, or its folder cannot be written.
@@ -84,10 +84,11 @@ def write(record: Record) -> Path:
     run = read(record)
     pictures = plots.of_run(run.points, run.evaluation, (run.result or {}).get("seconds"))
     page = _render("run.html", pictures, run=run, **_pieces(run))
-    with _unwritable(record.folder):
-        _save(record.plots_folder, pictures, plots.RUN_PICTURES)
-        _replace(record.report_file, page)
-    return record.report_file
+    folder = folder or record.folder
+    with _unwritable(folder):
+        _save(folder / record.plots_folder.name, pictures, plots.RUN_PICTURES)
+        _replace(folder / record.report_file.name, page)
+    return folder / record.report_file.name
 
 
 def write_comparison(records: list[Record], folder: Path) -> Path:

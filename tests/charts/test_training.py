@@ -119,12 +119,6 @@ def test_every_ray_pod_mounts_the_config_and_knows_the_storage():
         assert template["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "object-store"}}]
 
 
-@pytest.mark.parametrize(("endpoint", "allowed"), [("http://store:7070", True), ("https://store", False), ("", False)])
-def test_plain_http_is_allowed_for_an_endpoint_that_says_so_and_no_other(endpoint, allowed):
-    values = {**values_of("defaults"), "storage": {"uri": "s3://bucket", "endpoint": endpoint}}
-    assert ("AWS_ALLOW_HTTP" in env(clusters(render(values))[0]["headGroupSpec"]["template"])) is allowed
-
-
 def test_the_standing_cluster_is_the_jobs_but_for_its_label():
     values = {**values_of("defaults"), "cluster": {"enabled": True}}
     of_job, standing = clusters(render(values))

@@ -71,8 +71,8 @@ def test_worst_mistakes_are_wrong_and_sorted_by_confidence_with_their_pixels(net
 
 
 def test_saved_weights_come_back_bit_by_bit(network, tmp_path):
-    loop.save_weights(network, tmp_path / "model.safetensors")
-    loaded = evaluate.load_weights(tmp_path / "model.safetensors", CONFIG)
+    loop.save_weights(network, str(tmp_path / "model.safetensors"))
+    loaded = evaluate.load_weights(str(tmp_path / "model.safetensors"), CONFIG)
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
@@ -81,18 +81,18 @@ def test_saved_weights_come_back_bit_by_bit(network, tmp_path):
 
 def test_missing_weights_are_a_sentence(tmp_path):
     with pytest.raises(StorageError, match="does not exist: the run has no final weights"):
-        evaluate.load_weights(tmp_path / "model.safetensors", CONFIG)
+        evaluate.load_weights(str(tmp_path / "model.safetensors"), CONFIG)
 
 
 def test_truncated_weights_are_a_sentence(network, tmp_path):
     file = tmp_path / "model.safetensors"
-    loop.save_weights(network, file)
+    loop.save_weights(network, str(file))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(StorageError, match="is not a whole safetensors file"):
-        evaluate.load_weights(file, CONFIG)
+        evaluate.load_weights(str(file), CONFIG)
 
 
 def test_weights_of_another_network_are_refused_by_the_first_tensor_that_differs(network, tmp_path):
-    loop.save_weights(network, tmp_path / "w.safetensors")
+    loop.save_weights(network, str(tmp_path / "w.safetensors"))
     with pytest.raises(StorageError, match=r"0\.bias is \(512,\), not \(64,\)"):
-        evaluate.load_weights(tmp_path / "w.safetensors", resolve.load("seed", None, ["model.hidden=[64]"]))
+        evaluate.load_weights(str(tmp_path / "w.safetensors"), resolve.load("seed", None, ["model.hidden=[64]"]))

@@ -53,13 +53,13 @@ def test_a_damaged_result_is_a_sentence_with_the_file(record):
 
 
 def test_a_run_is_found_by_its_name_and_by_its_folder(record):
-    assert find("r1", record.folder.parent).folder == record.folder
-    assert find(str(record.folder), record.folder / "elsewhere").folder == record.folder
+    assert find("r1", str(record.folder.parent)).folder == record.folder
+    assert find(str(record.folder), str(record.folder / "elsewhere")).folder == record.folder
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(record):
     with pytest.raises(StorageError, match=r"r2 is neither a run in .*; there are r1"):
-        find("r2", record.folder.parent)
+        find("r2", str(record.folder.parent))
 
 
 def test_a_name_with_another_config_is_refused_with_the_difference(record):

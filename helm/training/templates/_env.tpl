@@ -6,10 +6,6 @@
 - {name: TRAINER_STORAGE, value: {{ include "training.storage" . | quote }}}
 {{- with .Values.storage.endpoint }}
 - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
-{{- if hasPrefix "http://" . }}
-# The object store client refuses plain HTTP unless told otherwise.
-- {name: AWS_ALLOW_HTTP, value: "true"}
-{{- end }}
 {{- end }}
 {{- with .Values.storage.region }}
 - {name: AWS_REGION, value: {{ . | quote }}}

@@ -1,0 +1,131 @@
+import pytest
+from object_store import s3_server
+
+from trainer import preflight, record, resolve, storage
+from trainer.errors import ConflictError, StorageError
+
+CONFIG = resolve.load("seed")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, request):
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    storage._store.cache_clear()
+    yield f"s3://runs/{request.node.name[:40]}"
+    storage._store.cache_clear()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    return str(tmp_path / "a folder") if request.param == "folder" else request.getfixturevalue("bucket")
+
+
+def test_what_was_written_comes_back_and_is_listed(place):
+    storage.check(place)
+    storage.write(storage.join(place, "r1", "config.yaml"), b"one")
+    storage.write(storage.join(place, "r1", "config.yaml"), b"two")
+    storage.write(storage.join(place, "r1", "plots", "loss.png"), b"")
+    assert storage.read(storage.join(place, "r1", "config.yaml")) == b"two"
+    assert storage.read(storage.join(place, "r1", "result.json")) is None
+    assert storage.files(storage.join(place, "r1")) == ["config.yaml", "plots/loss.png"]
+    assert storage.folders(place) == ["r1"]
+
+
+def test_what_was_deleted_is_gone_and_may_be_deleted_again(place):
+    uri = storage.join(place, "result.json")
+    storage.write(uri, b"x")
+    storage.delete(uri)
+    storage.delete(uri)
+    assert storage.read(uri) is None
+
+
+def test_checking_a_storage_leaves_nothing_there(place):
+    storage.check(place)
+    assert storage.files(place) == []
+
+
+def test_a_run_of_a_similar_name_is_not_listed(place):
+    storage.write(storage.join(place, "r1", "x"), b"")
+    storage.write(storage.join(place, "r10", "y"), b"")
+    assert storage.files(storage.join(place, "r1")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("file:///tmp/runs/", "/tmp/runs"),
+        ("s3://bucket/prefix/", "s3://bucket/prefix"),
+        ("gs://bucket", "gs://bucket"),
+        ("/tmp/a b", "/tmp/a b"),
+    ],
+)
+def test_a_storage_has_one_spelling(given, normal):
+    assert storage.normalise(given) == normal
+
+
+@pytest.mark.parametrize(("given", "words"), [("ftp://x/y", ["ftp://x/y", "s3"]), ("s3://", ["names no bucket"])])
+def test_a_uri_of_another_kind_is_refused(given, words):
+    with pytest.raises(StorageError) as error:
+        storage.normalise(given)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
+    with pytest.raises(StorageError, match=r"s3://nowhere cannot be written: there is no such bucket"):
+        storage.check("s3://nowhere")
+
+
+def test_a_server_that_is_not_there_is_a_sentence_with_its_endpoint(monkeypatch, bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    storage._store.cache_clear()
+    monkeypatch.setattr(storage, "CHECK_DEADLINE_S", 1)
+    with pytest.raises(StorageError, match=r"the store at http://127\.0\.0\.1:9 does not answer"):
+        storage.check("s3://runs")
+
+
+def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
+    mine = record.at(storage.join(bucket, "r1"))
+    mine.create(CONFIG, {"ray": "2.60.0"})
+    mine.add_point({"step": 1})
+    mine.push()
+    theirs = record.find("r1", bucket)
+    assert theirs.folder != mine.folder
+    assert theirs.config() == CONFIG
+    assert theirs.points() == [{"step": 1}]
+    assert theirs.name == "r1"
+
+
+def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
+    mine = record.at(storage.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.push()
+    sent = []
+    monkeypatch.setattr(storage, "write", lambda uri, content: sent.append(uri.rsplit("/", 1)[-1]))
+    mine.push()
+    mine.add_event("warning", message="x")
+    mine.push()
+    assert sent == ["events.jsonl"]
+
+
+def test_a_file_removed_from_the_record_is_removed_from_the_bucket(bucket):
+    mine = record.at(storage.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.write_result({"status": "failed"})
+    mine.push()
+    mine.remove(mine.result_file)
+    assert record.find("r1", bucket).result() is None
+
+
+def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_difference(bucket, data_folder):
+    mine = record.at(storage.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.push()
+    with pytest.raises(ConflictError, match="epochs: 10 → 3"):
+        preflight.prepare("r1", resolve.load("seed", None, ["epochs=3"]), bucket, data_folder)

@@ -1,0 +1,236 @@
+"""Where runs are kept: a folder, or a bucket of S3, Google or Azure. Everything is named by its URI.
+
+Credentials come from the environment or the cloud's identity chain, never through here. Requests are retried with
+backoff up to a deadline; what then still fails is a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az")
+DEADLINE_S = 60  # of one request with all its retries
+CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
+METADATA_SERVER = "169.254.169.254"
+CREDENTIALS = (
+    "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
+    "AZURE_STORAGE_ACCOUNT_NAME ...) or the identity of this machine or pod"
+)
+
+
+def normalise(storage: str) -> str:
+    """A storage as it is used everywhere: an absolute folder, or the URI of a bucket without a slash at its end.
+
+    Raises:
+        StorageError: it is a URI that is none of these.
+    """
+    scheme, separator, rest = storage.partition("://")
+    if not separator:
+        return str(Path(storage).expanduser().absolute())
+    if scheme == "file":
+        return str(Path(rest).absolute())
+    if scheme not in SCHEMES:
+        raise StorageError(
+            f"storage: {storage} is of no kind known here; give a folder, or a URI of file, {', '.join(SCHEMES)}."
+        )
+    if not rest.strip("/"):
+        raise StorageError(f"storage: {storage} names no bucket; give it as {scheme}://bucket/prefix.")
+    return storage.rstrip("/")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a normalised URI is in an object store, not a folder of this machine."""
+    return "://" in uri
+
+
+def join(uri: str, *names: str) -> str:
+    """The URI of something below another."""
+    return "/".join([uri.rstrip("/"), *names]) if is_remote(uri) else str(Path(uri, *names))
+
+
+def parent(uri: str) -> str:
+    """The URI that a run's URI is below."""
+    return uri.rsplit("/", 1)[0] if is_remote(uri) else str(Path(uri).parent)
+
+
+def read(uri: str) -> bytes | None:
+    """The whole object, or None if there is none.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with _sentences(uri, "read"):
+        if not is_remote(uri):
+            try:
+                return Path(uri).read_bytes()
+            except FileNotFoundError:
+                return None
+        import obstore
+
+        store, key = _locate(uri)
+        try:
+            return bytes(obstore.get(store, key).bytes())
+        except FileNotFoundError:
+            return None
+
+
+def write(uri: str, content: bytes) -> None:
+    """Put an object; it appears whole or not at all, and replaces what was there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _sentences(uri, "written"):
+        if is_remote(uri):
+            import obstore
+
+            store, key = _locate(uri)
+            obstore.put(store, key, content)
+            return
+        file = Path(uri)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        partial.write_bytes(content)
+        partial.replace(file)
+
+
+def delete(uri: str) -> None:
+    """Remove an object; one that is not there is no error.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    with _sentences(uri, "removed"):
+        if not is_remote(uri):
+            Path(uri).unlink(missing_ok=True)
+            return
+        import obstore
+
+        store, key = _locate(uri)
+        with suppress(FileNotFoundError):
+            obstore.delete(store, key)
+
+
+def files(uri: str) -> list[str]:
+    """Names of all objects below a URI, relative to it, sorted.
+
+    Raises:
+        StorageError: they cannot be listed.
+    """
+    with _sentences(uri, "listed"):
+        if not is_remote(uri):
+            return sorted(str(path.relative_to(uri)) for path in Path(uri).rglob("*") if path.is_file())
+        import obstore
+
+        store, key = _locate(uri)
+        found = [meta["path"] for chunk in obstore.list(store, key or None) for meta in chunk]
+        return sorted(path[len(key) :].lstrip("/") for path in found)
+
+
+def folders(uri: str) -> list[str]:
+    """Names right below a URI that hold objects of their own, sorted.
+
+    Raises:
+        StorageError: they cannot be listed.
+    """
+    with _sentences(uri, "listed"):
+        if not is_remote(uri):
+            return sorted(path.name for path in Path(uri).glob("*") if path.is_dir())
+        import obstore
+
+        store, key = _locate(uri)
+        return sorted(
+            prefix.rsplit("/", 1)[-1] for prefix in obstore.list_with_delimiter(store, key or None)["common_prefixes"]
+        )
+
+
+def check(uri: str) -> None:
+    """Write to a storage once, and remove it again.
+
+    Raises:
+        StorageError: it is no folder, there is no such bucket, or this identity may not write there.
+    """
+    probe = join(uri, f".writable-{os.getpid()}")
+    if not is_remote(uri):
+        write(probe, b"")
+        delete(probe)
+        return
+    import obstore
+
+    with _sentences(uri, "written"):
+        store, key = _locate(probe, CHECK_DEADLINE_S)
+        obstore.put(store, key, b"")
+        obstore.delete(store, key)
+
+
+def _locate(uri: str, deadline_s: int = DEADLINE_S) -> tuple[ObjectStore, str]:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    return _store(f"{scheme}://{bucket}", deadline_s), key
+
+
+@lru_cache
+def _store(bucket: str, deadline_s: int) -> ObjectStore:
+    from obstore.store import from_url
+
+    options: Any = {
+        "connect_timeout": timedelta(seconds=min(5, deadline_s)),
+        "timeout": timedelta(seconds=deadline_s),
+        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),  # whoever gives it means it
+    }
+    return from_url(
+        bucket,
+        client_options=options,
+        retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=deadline_s)},
+    )
+
+
+@contextmanager
+def _sentences(uri: str, verb: str) -> Iterator[None]:
+    """Every error of a storage as a sentence with the URI and what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if is_remote(uri):
+            from obstore.exceptions import BaseError
+
+            if isinstance(error, OSError | BaseError):
+                raise StorageError(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+            raise StorageError(
+                f"storage: {uri} cannot be {verb} ({reason}); give a folder you may write by --storage."
+            ) from None
+        raise
+
+
+def _why(error: Exception) -> str:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    text = str(error)
+    if METADATA_SERVER in text:  # asked last, when nothing else gave credentials
+        return f"no credentials were found; {CREDENTIALS}"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        return f"the store refuses this identity; {CREDENTIALS}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket; make it first, or correct the name"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    where = f" at {endpoint}" if endpoint else ""
+    return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300] if text.strip() else "no reason given"
