@@ -11,7 +11,6 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from typing import Any
 
 VALIDATION_SAMPLES = 10_000
@@ -57,7 +56,6 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
 
     reports: list[dict[str, Any]] = []
     ray.train.report = reports.append
-    began = time.time()
     with tempfile.TemporaryDirectory() as folder:
         DataParallelTrainer(
             loop.train,
@@ -74,7 +72,6 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
         "accuracy": points[-1]["test_accuracy"],
         "seconds": seconds,
         "rate": sum(point["samples"] for point in points) / seconds,
-        "wall": time.time() - began,
     }
 
 

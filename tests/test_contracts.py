@@ -24,7 +24,7 @@ MODULES = [
     ["plots"],
     ["launch"],
     ["preflight", "progress", "result"],
-    ["local", "recorder", "environment"],
+    ["local", "pusher", "recorder", "environment"],
     ["record"],
     ["loop"],
     ["evaluate"],

@@ -146,7 +146,7 @@ def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     runs: Runs = "runs",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the page; default: the run's, or comparison/ among the runs.")
+        Path | None, typer.Option(help="Folder for the page; default: the run's, for several comparison/.")
     ] = None,
 ) -> None:
     """Make a run's report again from its record, or compare several runs on one page."""
@@ -209,6 +209,9 @@ def _fail(sentence: str, code: ExitCode) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"Error: {sentence}", markup=False, style="red")
     sys.stderr.flush()
     if code is ExitCode.INTERRUPTED:
+        from trainer.record import discard_scratch
+
+        discard_scratch()
         os._exit(code)  # Ray's threads would keep the process for seconds more
     sys.exit(code)
 
@@ -226,13 +229,13 @@ def _quiet(_: str) -> None:
 
 
 def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
-    from trainer import launch
     from trainer import report as pages
+    from trainer.pusher import Pusher
     from trainer.result import count_report
 
     pages.write(record)
     counted = count_report(record, result)
-    launch.push_all(record)
+    Pusher(record).finish()
     return counted
 
 

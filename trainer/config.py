@@ -64,7 +64,7 @@ class OptimizerConfig(Section):
     """How gradients become weights."""
 
     name: Literal["sgd", "adamw", "muon"] = Field(
-        "sgd", description="`muon`: Muon for weight matrices and kernels, SGD for the first and last layer's rest"
+        "sgd", description="`muon`: Muon for matrices and kernels, SGD for biases and the last layer"
     )
     lr: Annotated[float, Field(gt=0.0)] = Field(0.1, description="peak learning rate (muon: of the parameters on SGD)")
     muon_lr: Annotated[float, Field(gt=0.0)] = Field(0.05, description="muon: peak learning rate of the matrices")
@@ -204,7 +204,7 @@ def from_mapping(settings: Mapping[str, Any]) -> Config:
 
 def differences(old: Config, new: Config) -> list[str]:
     """One ``key: old → new`` line for each setting in which two configs differ."""
-    before, after = _flatten(old.model_dump()), _flatten(new.model_dump())
+    before, after = flatten(old.model_dump()), flatten(new.model_dump())
     return [f"{key}: {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
 
 
@@ -213,16 +213,17 @@ def schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one mapping of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return flat
 
 
 def keys() -> list[str]:
     """Every key that ``--set`` takes."""
-    return list(_flatten(Config().model_dump()))
+    return list(flatten(Config().model_dump()))
 
 
 def _sentence(detail: Any) -> str:

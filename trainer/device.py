@@ -108,17 +108,23 @@ def gpu_kind() -> str | None:
     return "cuda" if shutil.which("nvidia-smi") else None
 
 
-def gpu_count() -> int:
-    """GPUs of this machine that a run may use."""
+def gpu_names() -> list[str]:
+    """This machine's GPUs by their makers' names, whether a run may use them or not."""
     kind = gpu_kind()
     if kind != "cuda":
-        return 1 if kind == "mps" else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return ["Apple GPU"] if kind == "mps" else []
     command = ["nvidia-smi", "-L"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # fixed words
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+        return []
+    lines = (line for line in listed.splitlines() if line.startswith("GPU "))  # GPU 0: NVIDIA H100 (UUID: GPU-...)
+    return [line.partition(": ")[2].partition(" (UUID")[0] for line in lines]
+
+
+def gpu_count() -> int:
+    """GPUs of this machine that a run may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu_kind() == "cuda" and visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(gpu_names())

@@ -16,7 +16,7 @@ PACKAGES = ("ray", "torch", "numpy", "pydantic", "safetensors")
 
 
 def describe() -> dict[str, Any]:
-    """This machine and what is installed on it, as plain values; memory in bytes."""
+    """This machine, the driver's, and what is installed on it, as plain values; memory in bytes."""
     return {
         "trainer": __version__,
         "git_commit": git_commit(),
@@ -25,6 +25,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": device.cpu_name(),
         "cpu_cores": device.cpu_count(),
+        "gpus": device.gpu_names(),
         "memory_bytes": psutil.virtual_memory().total,
     }
 

@@ -28,7 +28,7 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.INTERNAL: "a bug in the trainer: the message says where the traceback is",
     ExitCode.CONFIG: "the command line, a config file or a `--set` is wrong: nothing was started",
     ExitCode.DATA: "Fashion-MNIST was not found, or what was found is wrong or truncated",
-    ExitCode.STORAGE: "the run's folder cannot be read or written, or there is no such run",
+    ExitCode.STORAGE: "the storage cannot be read or written, or holds no such run",
     ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still going on",
     ExitCode.TRAINING: "the training itself failed: a worker raised, died, or the loss became non-finite",
     ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import data, fetch, storage
+from trainer import data, device, fetch, storage
 from trainer.config import CLASSES, Config, DataConfig
 from trainer.data import Samples
 from trainer.errors import StorageError, TrainerError
@@ -85,10 +85,12 @@ def score(
         parts.append(functional.log_softmax(logits.float(), dim=1))
     model.train(was_training)
     log_probabilities = torch.cat(parts) if parts else torch.zeros(0, len(CLASSES), device=samples.labels.device)
-    loss_sum = functional.nll_loss(log_probabilities, samples.labels, reduction="sum").double()
+    loss_sum = (
+        functional.nll_loss(log_probabilities, samples.labels, reduction="sum").cpu().double()
+    )  # on the CPU: mps has no float64
     cells = samples.labels * len(CLASSES) + log_probabilities.argmax(1)
     confusion = torch.bincount(cells, minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
-    return Scores(loss_sum.cpu(), confusion.cpu()), log_probabilities.cpu()
+    return Scores(loss_sum, confusion.cpu()), log_probabilities.cpu()
 
 
 def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tensor) -> list[dict[str, Any]]:
@@ -168,7 +170,9 @@ def _evaluate_shard(uri: str, settings: dict[str, Any], data_folder: Path | None
         folder = fetch.find(data_folder, log=lambda _: None)
         _, test = data.load(folder, config.data.validation_samples)
         mine, positions = data.share(test, rank, tasks)
-        scores, log_probabilities = score(model, mine, config.data, torch.autocast("cpu", enabled=False))
+        precision, _ = device.choose_precision(config, torch.device("cpu"))
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+        scores, log_probabilities = score(model, mine, config.data, autocast)
     except TrainerError as error:
         return error  # as a value: an exception would arrive wrapped in Ray's own
     mistakes = worst_mistakes(mine, positions, log_probabilities)

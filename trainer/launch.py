@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,11 @@ import psutil
 
 from trainer import device, environment, fetch, preflight
 from trainer.config import Config
-from trainer.errors import InterruptedRunError, StorageError, TrainerError, TrainingError, in_a_line
+from trainer.errors import InterruptedRunError, ResourceError, StorageError, TrainerError, TrainingError, in_a_line
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
-from trainer.record import WEIGHTS, Record
+from trainer.pusher import Pusher
+from trainer.record import WEIGHTS
 from trainer.result import Clock, summarise
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from trainer.evaluate import Scores
 
-PUSH_EVERY_S = 5.0  # how old the record in an object store may be
+INTERRUPTED_PUSH_S = 3.0  # whoever stops a run does not wait for an object store that is away
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -47,29 +47,31 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     """
     record, clock = plan.record, Clock()
     data_began = time.time()
-    fetch.find(plan.data_folder, log)
+    found = fetch.find(plan.data_folder, log)
     clock.data_seconds = time.time() - data_began
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     record.create(plan.config, environment.describe())
     # of an attempt that did not finish; its points and events stay
     record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
-    error: TrainerError | None = None
+    error: Exception | None = None
     status = "finished"
-    try:
-        with Follower(record, display()), Pusher(record), _terminate_as_interrupt():
-            _announce(plan)
-            _train_on_ray(plan, attempt)
-    except (KeyboardInterrupt, SystemExit):
-        status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
-    except TrainerError as failure:
-        status, error = "failed", failure
-    result = summarise(record, clock, status, error)
-    record.write_result(result)
-    record.add_event("run_ended", status=status)
-    try:
-        push_all(record)
-    except StorageError as lost:
-        error = lost if error is None else type(error)(f"{error} {lost}")
+    pusher = Pusher(record)
+    with _terminate_as_interrupt():
+        try:
+            with Follower(record, display()):
+                _announce(plan)
+                _train_on_ray(plan, attempt, found)
+        except (KeyboardInterrupt, SystemExit):
+            status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
+        except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
+            status, error = "failed", failure
+        result = summarise(record, clock, status, error)
+        record.write_result(result)
+        record.add_event("run_ended", status=status)
+        try:
+            pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
+        except StorageError as lost:
+            error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
     if error is not None:
         raise error
     return result
@@ -84,84 +86,54 @@ def _announce(plan: Run) -> None:
         plan.record.add_event("warning", message=warning)
 
 
-def _train_on_ray(plan: Run, attempt: int) -> None:
+def _train_on_ray(plan: Run, attempt: int, data_folder: Path) -> None:
     # read by Ray when it is imported, in the driver, and handed on to controller and workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
     try:
         with ray_cluster():
-            _fit(plan, attempt)
+            _fit(plan, attempt, data_folder if _is_own_cluster() else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.folder / RAY_FOLDER, ignore_errors=True)
 
 
+def _is_own_cluster() -> bool:
+    """Whether Ray is started for this command alone, on this machine."""
+    return "RAY_ADDRESS" not in os.environ
+
+
 @contextmanager
 def ray_cluster() -> Iterator[None]:
-    """The Ray cluster that RAY_ADDRESS names, else one of this machine's own for as long as it is needed."""
-    if "RAY_ADDRESS" not in os.environ:
+    """The Ray cluster that RAY_ADDRESS names, else one of this machine's own for as long as it is needed.
+
+    Raises:
+        ResourceError: no cluster answers at RAY_ADDRESS.
+    """
+    if _is_own_cluster():
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
     import ray  # takes a second: not before all that can be checked is
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if "RAY_ADDRESS" not in os.environ:
+    if _is_own_cluster():
         options |= {
+            "address": "local",  # else Ray joins whatever cluster it finds on this machine
             "num_cpus": device.cpu_count(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
         if shlex.quote(sys.executable) != sys.executable:  # Ray hands it to a shell as it is: a space would cut it
             options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"RAY_ADDRESS: no Ray cluster answers at {os.environ.get('RAY_ADDRESS', 'this machine')} "
+            f"({in_a_line(error)}); correct it, or unset it to train on this machine."
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def push_all(record: Record) -> None:
-    """Put the whole record into the object store, if it is kept in one.
-
-    Raises:
-        StorageError: the store does not take it; says where it is kept instead.
-    """
-    try:
-        record.push()
-    except StorageError as error:
-        raise StorageError(f"{error} The record is kept in {record.keep()}.") from None
-
-
-class Pusher:
-    """A thread that keeps a run's record in its object store up to date while the run goes on."""
-
-    def __init__(self, record: Record):
-        self._record = record
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._push, name="push-record", daemon=True)
-
-    def __enter__(self) -> Pusher:
-        if self._record.remote:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._record.remote:
-            self._thread.join()
-
-    def _push(self) -> None:
-        failing = False
-        while not self._over.wait(PUSH_EVERY_S):
-            error = self._tried()
-            if error is not None and not failing:
-                self._record.add_event("warning", message=f"{error} Training goes on; this is tried again.")
-            failing = error is not None
-
-    def _tried(self) -> StorageError | None:
-        try:
-            self._record.push()
-        except StorageError as error:
-            return error
-        return None
 
 
 def evaluate(
@@ -180,19 +152,22 @@ def evaluate(
         return evaluation.evaluate(weights, config, data_folder, tasks or device.cpu_count())
 
 
-def _fit(plan: Run, attempt: int) -> None:
+def _fit(plan: Run, attempt: int, data_folder: Path | None) -> None:
     import ray.exceptions
     from ray.train import TrainingFailedError
 
+    before = signal.getsignal(signal.SIGINT)
     try:
-        build_trainer(plan, attempt).fit()
+        build_trainer(plan, attempt, data_folder).fit()
     except TrainingFailedError as failure:
         raise _training_error(failure) from failure
     except ray.exceptions.RayActorError as failure:
         raise TrainingError(f"Ray's training controller died: {failure}; look into {plan.record.place}.") from failure
+    finally:
+        signal.signal(signal.SIGINT, before)  # Ray leaves its own, which asks a controller that is gone
 
 
-def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
+def build_trainer(plan: Run, attempt: int, data_folder: Path | None) -> DataParallelTrainer:
     """Ray Train's trainer for a run.
 
     One worker needs no process group, so no process but the worker imports PyTorch: seconds less until the first step.
@@ -208,7 +183,7 @@ def build_trainer(plan: Run, attempt: int) -> DataParallelTrainer:
         "train_loop_per_worker": _train,
         "train_loop_config": {
             "config": config.model_dump(),
-            "data_folder": plan.data_folder,
+            "data_folder": data_folder,
             "weights": record.weights,
         },
         "scaling_config": api.ScalingConfig(
@@ -238,7 +213,7 @@ def _trainer_class(workers: int) -> Any:
         from ray.train.torch import TorchTrainer
 
         usual = TorchTrainer
-    if "RAY_ADDRESS" in os.environ:
+    if not _is_own_cluster():
         return usual
     from trainer.local import localised
 
@@ -252,10 +227,14 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training_error(failure: Exception) -> TrainerError:
-    """The worker's own error where it has a sentence for people, else the last line of what it raised."""
-    for error in getattr(failure, "worker_failures", {}).values():
-        cause = getattr(error, "_base_exc", error)  # Ray wraps what a worker raises to add its traceback
-        return cause if isinstance(cause, TrainerError) else TrainingError(f"A worker failed: {in_a_line(cause)}.")
+    """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
+    failures = getattr(failure, "worker_failures", {}).values()
+    causes = [getattr(error, "_base_exc", error) for error in failures]  # Ray wraps them to add their traceback
+    for cause in causes:
+        if isinstance(cause, TrainerError):  # the others then failed because this one left
+            return cause
+    if causes:
+        return TrainingError(f"A worker failed: {in_a_line(causes[0])}.")
     return TrainingError(f"Ray Train gave up: {in_a_line(failure)}.")
 
 

@@ -31,7 +31,6 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
     None; and ``weights``, the URI where rank 0 puts the final weights. Returns the numbers of the last report.
     """
-    began = time.perf_counter()
     config = Config.model_validate(settings["config"])
 
     # ── Who am I ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -54,7 +53,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     # ── Model and optimizer ───────────────────────────────────────────────────────────────────────────────────────────
     torch.manual_seed(config.seed)  # the same weights on every rank ...
     network = model.build(config.model)
-    model.whiten(network, data.normalise(train_set.images[:WHITENING_SAMPLES].cpu(), config.data))
+    if isinstance(network, model.Cnn):
+        model.whiten(network, data.normalise(train_set.images[:WHITENING_SAMPLES].cpu(), config.data))
     wrapped = prepare_model(network.to(on), move_to_device=False)  # DDP if there are several workers
     torch.manual_seed(config.seed + rank)  # ... and dropout of its own
     parameters = list(network.parameters())
@@ -68,10 +68,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             "precision": precision,
             "precision_reason": reason,
             "threads": torch.get_num_threads(),
-            "workers": world_size,
             "time": time.time(),
             "data_seconds": data_seconds,
-            "setup_seconds": time.perf_counter() - began - data_seconds,
         }
     )
 

@@ -50,6 +50,12 @@ class Cnn(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(inputs * side * side, len(CLASSES))
 
+    @property
+    def whitening(self) -> nn.Conv2d:
+        """The first layer, which `whiten` sets and no optimizer changes."""
+        first: nn.Conv2d = self.features[0]  # type: ignore[assignment] # a Sequential says Module of each
+        return first
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float [n, 10], of images, float [n, 784]."""
         # channels last: 1.4 times the speed of the usual layout on a CPU
@@ -59,16 +65,17 @@ class Cnn(nn.Module):
 
 
 @torch.no_grad()
-def whiten(network: nn.Module, images: Tensor) -> None:
-    """Set a CNN's first layer from training images, float [n, 784]; another network is left as it is.
+def whiten(network: Cnn, images: Tensor) -> None:
+    """Set the first layer of a CNN from training images, float [n, 784] on the CPU.
 
     The layer's outputs are the principal components of the images' patches, scaled to one size, and their negatives, so
     that the ReLU behind it loses nothing (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
     """
-    if not isinstance(network, Cnn):
-        return
-    first: nn.Conv2d = network.features[0]  # type: ignore[assignment] # a Sequential says Module of each
-    patches = nn.functional.unfold(images.view(-1, 1, SIDE, SIDE), PATCH).transpose(1, 2).flatten(0, 1).double()
-    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+    moments, count = torch.zeros(PATCH**2, PATCH**2, dtype=torch.float64), 0
+    for some in torch.split(images, 500):  # all at once would take half a gigabyte
+        patches = nn.functional.unfold(some.view(-1, 1, SIDE, SIDE), PATCH).transpose(1, 2).flatten(0, 1).double()
+        moments += patches.T @ patches
+        count += len(patches)
+    variances, components = torch.linalg.eigh(moments / count)
     kernels = (components / (variances + 5e-4).sqrt()).T.view(-1, 1, PATCH, PATCH)
-    first.weight.copy_(torch.cat([kernels, -kernels]))
+    network.whitening.weight.copy_(torch.cat([kernels, -kernels]))

@@ -20,9 +20,11 @@ def build(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimiz
     elif config.name == "sgd":
         optimizers = [_sgd(parameters, config)]
     else:
-        hidden = [parameter for parameter in parameters if parameter.ndim >= 2 and len(parameter) > 10]
-        rest = [parameter for parameter in parameters if not any(parameter is other for other in hidden)]
-        optimizers = [_sgd(rest, config), Muon(hidden, config.muon_lr, config.momentum, config.weight_decay)]
+        *hidden, last = [parameter for parameter in parameters if parameter.ndim >= 2]
+        rest = [last, *(parameter for parameter in parameters if parameter.ndim < 2)]
+        optimizers = [_sgd(rest, config)]
+        if hidden:  # a network of one layer has none
+            optimizers += [Muon(hidden, config.muon_lr, config.momentum, config.weight_decay)]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["peak_lr"] = group["lr"]
     return optimizers

@@ -52,7 +52,7 @@ def check_resources(config: Config) -> int:
         return config.cpus_per_worker or 1
     cores = device.cpu_count()
     if config.gpu:
-        _check_gpus(low)
+        _check_gpus(high if device.gpu_kind() == "mps" else low)  # Ray does not count a Mac's one GPU
     cpus = config.cpus_per_worker or max(1, cores // high)
     if low * cpus > cores:
         raise ResourceError(

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,13 +66,20 @@ class Follower:
         self._stop.set()
         self._thread.join()
         self._show_new()
-        self._display.close()
+        with suppress(OSError):
+            self._display.close()
 
     def _follow(self) -> None:
         while not self._stop.wait(FOLLOW_EVERY_S):
             self._show_new()
 
     def _show_new(self) -> None:
+        try:
+            self._read_new()
+        except OSError:  # the terminal or the pipe is gone: the run goes on, unseen
+            self._files = []
+
+    def _read_new(self) -> None:
         for file, show in self._files:
             if not file.exists():
                 continue
@@ -104,7 +112,6 @@ class PlainDisplay:
 
     def __init__(self, config: Config):
         self._pace = Pace(config)
-        self._config = config
         self._last_line = time.monotonic()
 
     def event(self, event: dict[str, Any]) -> None:
@@ -176,7 +183,7 @@ class Pace:
 
     def __init__(self, config: Config):
         self._config = config
-        self._began: tuple[float, int] | None = None  # time and step of this attempt's first point
+        self._began: float | None = None  # of this attempt, in seconds since 1970
         self._attempt = 0
         self.accuracy: float | None = None
         self.seconds_left: float | None = None
@@ -184,13 +191,10 @@ class Pace:
     def add(self, point: dict[str, Any]) -> None:
         """Take a new point."""
         if point["attempt"] != self._attempt or self._began is None:
-            self._attempt, self._began = point["attempt"], (point["time"] - point["seconds"], 0)
+            self._attempt, self._began = point["attempt"], point["time"] - point["seconds"]
         self.accuracy = point.get("test_accuracy", self.accuracy)
-        time_began, step_began = self._began
-        steps = point["step"] - step_began
-        if steps > 0:
-            left = self._config.total_steps - point["step"]
-            self.seconds_left = (point["time"] - time_began) / steps * left
+        left = self._config.total_steps - point["step"]
+        self.seconds_left = (point["time"] - self._began) / point["step"] * left
 
     def sentence(self, point: dict[str, Any]) -> str:
         """A point as one line."""

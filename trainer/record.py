@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +159,22 @@ class Record:
         Raises:
             StorageError: the store does not take it; the scratch folder still holds all.
         """
-        for file in sorted(self.folder.rglob("*")) if self.remote else ():
+        for file in self._files() if self.remote else ():
             name = file.relative_to(self.folder).as_posix()
-            if name.startswith(".") or not file.is_file() or self._pushed.get(name) == (state := _state(file)):
-                continue
-            storage.write(storage.join(self.remote or "", name), file.read_bytes())
-            self._pushed[name] = state
+            with suppress(FileNotFoundError):  # replaced or removed meanwhile: the next push sees it
+                state = _state(file)
+                if self._pushed.get(name) != state:
+                    storage.write(storage.join(self.remote or "", name), file.read_bytes())
+                    self._pushed[name] = state
+
+    def _files(self) -> list[Path]:
+        # Ray's own folder and files being written begin with a dot
+        own = [entry for entry in self.folder.iterdir() if not entry.name.startswith(".")]
+        return sorted(file for entry in own for file in (entry.iterdir() if entry.is_dir() else [entry]))
 
     def keep(self) -> Path:
         """The scratch folder, which from now on stays when the process ends."""
-        atexit.unregister(_discard)
+        _scratch.discard(self.folder.parent)
         return self.folder
 
     def _append(self, file: Path, line: dict[str, Any]) -> None:
@@ -194,8 +201,16 @@ def _state(file: Path) -> tuple[int, int]:
     return file.stat().st_mtime_ns, file.stat().st_size
 
 
-def _discard(scratch: Path) -> None:
-    shutil.rmtree(scratch, ignore_errors=True)
+_scratch: set[Path] = set()
+
+
+def discard_scratch() -> None:
+    """Remove the scratch folders of this process; done by itself where the process ends in the usual way."""
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+atexit.register(discard_scratch)
 
 
 def at(place: str) -> Record:
@@ -207,7 +222,7 @@ def at(place: str) -> Record:
     if not storage.is_remote(place):
         return Record(Path(place))
     scratch = Path(tempfile.mkdtemp(prefix="trainer-"))
-    atexit.register(_discard, scratch)
+    _scratch.add(scratch)
     record = Record(scratch / place.rsplit("/", 1)[-1], place)
     record.pull()
     return record
@@ -220,7 +235,7 @@ def find(target: str, runs: str) -> Record:
         StorageError: there is no such run.
     """
     own = storage.normalise(target) if "/" in target or not storage.is_remote(runs) else None
-    named = storage.join(runs, target) if "://" not in target else None
+    named = storage.join(runs, target.rstrip("/")) if "://" not in target else None
     for place in (named, own):
         if place and storage.read(storage.join(place, CONFIG)) is not None:
             return at(place)

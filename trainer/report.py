@@ -20,7 +20,7 @@ import jinja2
 import numpy as np
 
 from trainer import plots
-from trainer.config import CLASSES, SIDE, Config
+from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
 from trainer.record import Record
 from trainer.result import class_accuracy
@@ -133,7 +133,7 @@ def read(record: Record) -> Run:
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
-            result=record.result(),
+            result=_without_report(record.result()),
             began=starts[-1]["process_created"] if starts else None,
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
@@ -151,12 +151,13 @@ def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     }
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one mapping of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat
+def _without_report(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    # a page cannot say how long it took to make: so it is the same page when it is made again
+    if result is None or "report" not in result.get("seconds", {}):
+        return result
+    seconds = dict(result["seconds"])
+    took = seconds.pop("report")
+    return {**result, "seconds": {**seconds, "wall": round(seconds["wall"] - took, 3)}}
 
 
 def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:

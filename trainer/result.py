@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from trainer.config import CLASSES
-from trainer.errors import ExitCode, TrainerError
+from trainer.errors import ExitCode
 from trainer.record import Record
 
 
@@ -35,12 +35,12 @@ def process_began() -> float:
     return time.time() - age
 
 
-def summarise(record: Record, clock: Clock, status: str, error: TrainerError | None) -> dict[str, Any]:
+def summarise(record: Record, clock: Clock, status: str, error: Exception | None) -> dict[str, Any]:
     """What goes into ``result.json``; times in seconds, accuracies 0..1."""
     points = [point for point in record.points() if point["time"] >= clock.began]  # not an earlier process's
     last = points[-1] if points else {}
     tested = [point for point in points if "test_accuracy" in point]
-    exit_code = error.exit_code if error else ExitCode.OK
+    exit_code = getattr(error, "exit_code", ExitCode.INTERNAL) if error else ExitCode.OK
     now = time.time()
     return {
         "name": record.name,

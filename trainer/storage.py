@@ -7,6 +7,7 @@ backoff up to a deadline; what then still fails is a sentence.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -161,7 +162,7 @@ def check(uri: str) -> None:
     Raises:
         StorageError: it is no folder, there is no such bucket, or this identity may not write there.
     """
-    probe = join(uri, f".writable-{os.getpid()}")
+    probe = join(uri, f".writable-{secrets.token_hex(8)}")  # of this check alone, whoever else checks
     if not is_remote(uri):
         write(probe, b"")
         delete(probe)
@@ -171,7 +172,8 @@ def check(uri: str) -> None:
     with _sentences(uri, "written"):
         store, key = _locate(probe, CHECK_DEADLINE_S)
         obstore.put(store, key, b"")
-        obstore.delete(store, key)
+        with suppress(FileNotFoundError):
+            obstore.delete(store, key)
 
 
 def _locate(uri: str, deadline_s: int = DEADLINE_S) -> tuple[ObjectStore, str]:
@@ -211,9 +213,8 @@ def _sentences(uri: str, verb: str) -> Iterator[None]:
                 raise StorageError(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
         elif isinstance(error, OSError):
             reason = error.strerror or error
-            raise StorageError(
-                f"storage: {uri} cannot be {verb} ({reason}); give a folder you may write by --storage."
-            ) from None
+            fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
+            raise StorageError(f"storage: {uri} cannot be {verb} ({reason}); {fix}.") from None
         raise
 
 

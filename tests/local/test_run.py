@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 
@@ -133,3 +134,21 @@ def test_damaged_data_stops_a_run_before_it_starts(finished, tmp_path, data_fold
     assert "train-images-idx3-ubyte" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs" / "x").exists()
+
+
+def test_a_relative_data_folder_is_found_by_the_workers_too(tmp_path, data_folder):
+    (tmp_path / "data").symlink_to(data_folder)
+    small = [*SMALL, "--set", "epochs=1", "--set", "data.validation_samples=58000"]
+    done = run_trainer(tmp_path, "train", "--name", "relative", "--data", "data", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_whose_output_nobody_reads_any_more_still_ends_with_its_result(tmp_path, data_folder):
+    small = [*SMALL, "--set", "epochs=1", "--set", "data.validation_samples=58000"]
+    command = [sys.executable, "-m", "trainer", "train", "--name", "unread", "--log-format", "json", *small]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert any(b"training_started" in line for line in process.stdout)
+    process.stdout.close()
+    process.wait(timeout=300)
+    assert result_of(tmp_path, "unread")["status"] == "finished"
+    assert (tmp_path / "runs" / "unread" / "report.html").exists()

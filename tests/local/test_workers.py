@@ -4,7 +4,9 @@ import hashlib
 import json
 
 import pytest
+import torch
 from local.runs import SMALL, result_of, run_trainer
+from safetensors.torch import load_file
 
 REPEATABLE = [*SMALL, "--cpus-per-worker", "1", "--set", "epochs=1", "--set", "model.dropout=0.1"]
 
@@ -52,3 +54,15 @@ def test_json_logs_are_json_line_by_line_and_end_with_the_result(tmp_path, data_
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"message", "run_started", "training_started", "metrics", "result"} <= {line["event"] for line in lines}
     assert lines[-1]["status"] == "finished"
+
+
+def test_the_cnn_trains_alike_on_every_worker_and_its_first_layer_stays_fixed(tmp_path, data_folder):
+    small = ["--set", "model.blocks=[[8]]", "--set", "data.validation_samples=57000", "--set", "epochs=1"]
+    for name, workers in (("one", "1"), ("two", "2")):
+        options = ["--recipe", "accurate", "--workers", workers, "--cpus-per-worker", "1", *small]
+        done = run_trainer(tmp_path, "train", "--name", name, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (load_file(tmp_path / "runs" / name / "model.safetensors") for name in ("one", "two"))
+    assert torch.equal(one["features.0.weight"], two["features.0.weight"])
+    assert not torch.equal(one["features.2.weight"], two["features.2.weight"])  # sums in another order
+    assert torch.allclose(one["features.2.weight"], two["features.2.weight"], atol=0.05)

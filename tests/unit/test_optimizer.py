@@ -88,3 +88,11 @@ def test_each_optimizer_fits_a_small_problem(name):
         for each in optimizers:
             each.step()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_muon_takes_a_network_of_one_layer_and_one_of_narrow_layers():
+    for hidden in ("[]", "[10]", "[3,3]"):
+        network = model.build(resolve.load("fast", None, [f"model.hidden={hidden}"]).model)
+        network(torch.randn(4, 784)).sum().backward()
+        for each in optimizer.build(network, resolve.load("fast", None, []).optimizer):
+            each.step()

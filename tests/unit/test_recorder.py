@@ -15,7 +15,6 @@ def ready(**changes):
         "threads": 1,
         "workers": 2,
         "data_seconds": 0.1,
-        "setup_seconds": 0.2,
         **changes,
     }
 

@@ -1,0 +1,92 @@
+import threading
+
+import pytest
+
+from trainer import pusher, resolve, storage
+from trainer.errors import StorageError
+from trainer.pusher import Pusher
+from trainer.record import Record, discard_scratch
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    monkeypatch.setattr(pusher, "PUSH_EVERY_S", 0.01)
+    made = Record(tmp_path / "scratch" / "r1", "s3://bucket/r1")
+    made.create(resolve.load("seed"), {})
+    return made
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A mocked object store: what it holds, and a switch to take it away."""
+
+    class Bucket(dict):
+        away = False
+        asked = threading.Event()
+
+    held = Bucket()
+
+    def write(uri, content):
+        held.asked.set()
+        if held.away:
+            raise StorageError(f"storage: {uri} cannot be written.")
+        held[uri.rsplit("/", 1)[-1]] = content
+
+    monkeypatch.setattr(storage, "write", write)
+    return held
+
+
+def wait_until(true, seconds=10):
+    waiting = threading.Event()
+    for _ in range(int(seconds * 100)):
+        if true():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it did not come true")
+
+
+def test_a_mocked_bucket_has_the_record_while_the_run_goes_on(record, bucket):
+    pushing = Pusher(record)
+    record.add_point({"step": 1})
+    wait_until(lambda: b'"step": 1' in bucket.get("metrics.jsonl", b""))
+    record.add_point({"step": 2})
+    pushing.finish()
+    assert b'"step": 2' in bucket["metrics.jsonl"]
+
+
+def test_a_mocked_bucket_that_is_away_for_a_while_is_one_warning_and_nothing_is_lost(record, bucket):
+    bucket.away = True
+    pushing = Pusher(record)
+    wait_until(lambda: any(event["event"] == "warning" for event in record.events()))
+    bucket.asked.clear()
+    assert bucket.asked.wait(10)  # it goes on trying
+    bucket.away = False
+    pushing.finish()
+    (warning,) = [event["message"] for event in record.events() if event["event"] == "warning"]
+    assert "Training goes on" in warning
+    assert {"config.yaml", "events.jsonl"} <= set(bucket)
+
+
+def test_a_mocked_bucket_that_stays_away_is_an_error_with_the_place_of_the_record(record, bucket):
+    bucket.away = True
+    pushing = Pusher(record)
+    with pytest.raises(StorageError, match=f"The record is kept in {record.folder}"):
+        pushing.finish()
+    discard_scratch()
+    assert record.config_file.exists()
+
+
+def test_whoever_stops_a_run_does_not_wait_for_a_mocked_bucket_that_hangs(record, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(storage, "write", lambda *_: answer.wait(60))
+    pushing = Pusher(record)
+    with pytest.raises(StorageError, match=r"did not take the record in 0\.1 s"):
+        pushing.finish(0.1)
+    answer.set()
+
+
+def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
+    mine = Record(tmp_path / "r1")
+    mine.create(resolve.load("seed"), {})
+    Pusher(mine).finish()
+    assert dict(bucket) == {}

@@ -1,0 +1,51 @@
+"""Keeps the copy of a run's record in an object store up to date; nothing to do where runs are kept in a folder."""
+
+from __future__ import annotations
+
+import threading
+
+from trainer.errors import StorageError
+from trainer.record import Record
+
+PUSH_EVERY_S = 5.0  # how old the copy may be
+
+
+class Pusher:
+    """A thread that puts what changed in a record into its object store, every few seconds and at the end."""
+
+    def __init__(self, record: Record):
+        self._record = record
+        self._over = threading.Event()
+        self._failure: StorageError | None = None
+        self._thread = threading.Thread(target=self._follow, name="push-record", daemon=True)
+        if record.remote:
+            self._thread.start()
+
+    def finish(self, patience_s: float | None = None) -> None:
+        """Push for the last time, and wait for it: at most `patience_s`, or as long as the store's own deadline.
+
+        Raises:
+            StorageError: the store did not take all; says where the record is kept instead.
+        """
+        self._over.set()
+        if not self._record.remote:
+            return
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self._failure = StorageError(f"storage: {self._record.remote} did not take the record in {patience_s:g} s.")
+        if self._failure is not None:
+            raise StorageError(f"{self._failure} The record is kept in {self._record.keep()}.")
+
+    def _follow(self) -> None:
+        while not self._over.wait(PUSH_EVERY_S):
+            self._push(warn=self._failure is None)
+        self._push(warn=False)
+
+    def _push(self, warn: bool) -> None:
+        try:
+            self._record.push()
+            self._failure = None
+        except StorageError as error:
+            if warn:
+                self._record.add_event("warning", message=f"{error} Training goes on; this is tried again.")
+            self._failure = error
