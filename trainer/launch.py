@@ -107,7 +107,7 @@ def ray_cluster() -> Iterator[None]:
     """The Ray cluster that RAY_ADDRESS names, else one of this machine's own for as long as it is needed.
 
     Raises:
-        ResourceError: no cluster answers at RAY_ADDRESS.
+        ResourceError: what answers at RAY_ADDRESS is no Ray cluster that lets us in.
     """
     if _is_own_cluster():
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
@@ -127,8 +127,8 @@ def ray_cluster() -> Iterator[None]:
         ray.init(**options)
     except ConnectionError as error:
         raise ResourceError(
-            f"RAY_ADDRESS: no Ray cluster answers at {os.environ.get('RAY_ADDRESS', 'this machine')} "
-            f"({in_a_line(error)}); correct it, or unset it to train on this machine."
+            f"RAY_ADDRESS: Ray cannot join {os.environ.get('RAY_ADDRESS', 'its own cluster')} ({in_a_line(error)}); "
+            "check the address and RAY_AUTH_TOKEN, or unset it to train on this machine."
         ) from error
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from trainer.errors import ConflictError, ResourceError
 from trainer.record import Record, at
 
 SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings: make bench, workers
+CLUSTER_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ def check_resources(config: Config) -> int:
     """CPU cores each worker gets.
 
     Raises:
-        ResourceError: this machine has not the CPU cores or GPUs for the workers.
+        ResourceError: this machine has not the CPU cores or GPUs for the workers, or the cluster does not answer.
     """
     low, high = config.worker_range
-    if "RAY_ADDRESS" in os.environ:  # a cluster may grow: Ray knows better
-        return config.cpus_per_worker or 1
+    if address := os.environ.get("RAY_ADDRESS"):
+        check_cluster(address)
+        return config.cpus_per_worker or 1  # a cluster may grow: Ray knows better
     cores = device.cpu_count()
     if config.gpu:
         _check_gpus(high if device.gpu_kind() == "mps" else low)  # Ray does not count a Mac's one GPU
@@ -60,6 +63,24 @@ def check_resources(config: Config) -> int:
             f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // low)}, or run on a cluster."
         )
     return cpus
+
+
+def check_cluster(address: str) -> None:
+    """Knock at a Ray cluster's door: Ray itself would knock for minutes.
+
+    Raises:
+        ResourceError: nobody answers at `address`, a host and port.
+    """
+    named = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
+    if not named:  # such as `auto`: Ray's to understand
+        return
+    try:
+        socket.create_connection((named[1], int(named[2])), timeout=CLUSTER_ANSWERS_S).close()
+    except OSError as error:
+        raise ResourceError(
+            f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error}); correct it, or unset it to "
+            "train on this machine."
+        ) from None
 
 
 def _check_gpus(workers: int) -> None:

@@ -163,13 +163,14 @@ def check(uri: str) -> None:
         StorageError: it is no folder, there is no such bucket, or this identity may not write there.
     """
     probe = join(uri, f".writable-{secrets.token_hex(8)}")  # of this check alone, whoever else checks
-    if not is_remote(uri):
-        write(probe, b"")
-        delete(probe)
-        return
-    import obstore
-
     with _sentences(uri, "written"):
+        if not is_remote(uri):
+            Path(uri).mkdir(parents=True, exist_ok=True)
+            Path(probe).touch()
+            Path(probe).unlink()
+            return
+        import obstore
+
         store, key = _locate(probe, CHECK_DEADLINE_S)
         obstore.put(store, key, b"")
         with suppress(FileNotFoundError):

@@ -98,11 +98,3 @@ cli.main()
     assert "Traceback" not in done.stderr
     failed = [event for event in events(tmp_path, "raises") if event["event"] == "worker_failed"]
     assert [event["rank"] for event in failed] == [0]
-
-
-def test_a_cluster_that_does_not_answer_is_a_sentence_and_a_record(tmp_path, data_folder):
-    short = ["train", "--name", "nobody", *SMALL, "--set", "epochs=1"]
-    done = run_trainer(tmp_path, *short, RAY_ADDRESS="127.0.0.1:9")
-    assert done.returncode == 7, done.stderr
-    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
-    assert result_of(tmp_path, "nobody")["status"] == "failed"

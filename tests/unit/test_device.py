@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 import torch
 
@@ -69,3 +71,14 @@ def test_small_batches_per_worker_are_warned_of_and_large_ones_not():
     assert "16 samples each" in preflight.warnings(resolve.load("seed", None, ["workers=2"]))[0]
     assert preflight.warnings(resolve.load("seed")) == []
     assert preflight.warnings(resolve.load("fast", None, ["workers=2"])) == []
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
+    with socket.socket() as taken:  # bound, not listening: nobody answers there, and nobody else can
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ResourceError, match=f"no Ray cluster answers at {address}"):
+            preflight.check_resources(resolve.load("fast"))
+        taken.listen()
+        assert preflight.check_resources(resolve.load("fast")) == 1

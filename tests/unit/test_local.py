@@ -9,6 +9,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from trainer import launch
 from trainer.local import LocalWorkers, localised
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")  # Ray's, of its own defaults
+
 HELPERS = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 

@@ -83,6 +83,7 @@ def test_whoever_stops_a_run_does_not_wait_for_a_mocked_bucket_that_hangs(record
     with pytest.raises(StorageError, match=r"did not take the record in 0\.1 s"):
         pushing.finish(0.1)
     answer.set()
+    pushing._thread.join(10)
 
 
 def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
