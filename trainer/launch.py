@@ -47,7 +47,7 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     """
     record, clock = plan.record, Clock()
     data_began = time.time()
-    found = fetch.find(plan.data_folder, log)
+    found = fetch.find(plan.data_folder, log).absolute()  # Ray's workers run in another folder
     clock.data_seconds = time.time() - data_began
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     record.create(plan.config, environment.describe())

@@ -40,7 +40,8 @@ def prepare(name: str, config: Config, runs: str, data_folder: Path | None) -> R
     cpus_per_worker = check_resources(config)
     storage.check(runs)
     record = at(storage.join(runs, name))
-    return Run(record, config, data_folder, cpus_per_worker, check_name_is_free(record, config))
+    folder = data_folder.expanduser().absolute() if data_folder else None
+    return Run(record, config, folder, cpus_per_worker, check_name_is_free(record, config))
 
 
 def check_resources(config: Config) -> int:
