@@ -23,7 +23,7 @@ from trainer import plots
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
 from trainer.record import Record
-from trainer.result import class_accuracy
+from trainer.result import class_accuracy, without_report
 
 EVENTS_SHOWN = 200  # the newest ones
 POINTS_IN_TIME = ("process_created", "started_at", "finished_at", "ended_at")  # details of events, seconds since 1970
@@ -133,7 +133,7 @@ def read(record: Record) -> Run:
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
-            result=_without_report(record.result()),
+            result=without_report(record.result()),
             began=starts[-1]["process_created"] if starts else None,
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
@@ -149,15 +149,6 @@ def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         "train_loss": sum(point["train_loss"] * point["samples"] for point in trained) / samples if samples else None,
         "samples_per_second": samples / seconds if seconds else None,
     }
-
-
-def _without_report(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    # a page cannot say how long it took to make: so it is the same page when it is made again
-    if result is None or "report" not in result.get("seconds", {}):
-        return result
-    seconds = dict(result["seconds"])
-    took = seconds.pop("report")
-    return {**result, "seconds": {**seconds, "wall": round(seconds["wall"] - took, 3)}}
 
 
 def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:

@@ -72,6 +72,15 @@ def count_report(record: Record, result: dict[str, Any]) -> dict[str, Any]:
     return counted
 
 
+def without_report(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The result as it was before `count_report`: a page cannot say how long it took to make, and so stays the same."""
+    if result is None or "report" not in result.get("seconds", {}):
+        return result
+    seconds = dict(result["seconds"])
+    took = seconds.pop("report")
+    return {**result, "seconds": {**seconds, "wall": round(seconds["wall"] - took, 3)}}
+
+
 def class_accuracy(evaluation: dict[str, Any] | None) -> dict[str, float] | None:
     """Share predicted right, 0..1, of each class, from a record's confusion matrix."""
     if evaluation is None:
