@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from trainer.errors import StorageError
 from trainer.record import Record
@@ -42,10 +43,16 @@ class Pusher:
         self._push(warn=False)
 
     def _push(self, warn: bool) -> None:
+        self._failure = self._tried()
+        if warn and self._failure is not None:
+            with suppress(OSError):  # a full disk: the end of the run says so
+                self._record.add_event("warning", message=f"{self._failure} Training goes on; this is tried again.")
+
+    def _tried(self) -> StorageError | None:
         try:
             self._record.push()
-            self._failure = None
         except StorageError as error:
-            if warn:
-                self._record.add_event("warning", message=f"{error} Training goes on; this is tried again.")
-            self._failure = error
+            return error
+        except OSError as error:
+            return StorageError(f"storage: {self._record.folder} cannot be read ({error.strerror or error}).")
+        return None

@@ -91,3 +91,12 @@ def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
     mine.create(resolve.load("seed"), {})
     Pusher(mine).finish()
     assert dict(bucket) == {}
+
+
+def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(record, bucket, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Record, "push", refuse)
+    with pytest.raises(StorageError, match="Permission denied"):
+        Pusher(record).finish()
