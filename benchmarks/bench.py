@@ -21,6 +21,7 @@ from sides import Bench, SideError
 from trainer import fetch
 from trainer.errors import TrainerError
 
+ROUNDS = 7
 REPEATS = 3  # of a round during which others used the machine
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -50,25 +51,24 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Our speed against the alternatives, side by side.")
     parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, help="default: 7; 3 of those that take minutes")
+    parser.add_argument("--rounds", type=int, help="default: 7; 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="one tiny round, busy or not: does it work?")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: docs/results")
     parser.add_argument("--data", type=Path, help="folder with the four Fashion-MNIST files; else they are found")
     options = parser.parse_args()
-    if options.quick and options.rounds is None:
-        options.rounds = 1
+    if options.rounds is None:
+        options.rounds = 1 if options.quick else ROUNDS
     return options
 
 
 def run(name: str, bench: Bench, options: argparse.Namespace) -> bool:
     """One comparison, written down after each round; whether all its goals were met."""
     comparison = COMPARISONS[name]
-    asked = options.rounds or comparison.rounds
     result: dict[str, Any] = {
         "name": name,
         "title": comparison.title,
         "quick": bench.quick,
-        "rounds_asked": asked,
+        "rounds_asked": options.rounds,
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "machine": machine.describe(),
         "wanted": [
@@ -78,7 +78,7 @@ def run(name: str, bench: Bench, options: argparse.Namespace) -> bool:
         "rounds": [],
     }
     print(f"\n{name}: {comparison.title}")
-    for number in range(1, asked + 1):
+    for number in range(1, options.rounds + 1):
         try:
             result["rounds"].append(quiet_round(comparison, replace(bench, round=number)))
         except SideError as failure:

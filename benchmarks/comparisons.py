@@ -31,7 +31,6 @@ class Comparison:
     title: str
     sides: dict[str, Side]
     goals: tuple[Goal, ...]
-    rounds: int = 7
 
 
 FP32 = {"precision": "fp32"}
@@ -91,7 +90,6 @@ COMPARISONS = {
             "ours": partial(sides.ours_time_to, recipe="fast", accuracy=0.88),
         },
         (Goal("seconds, seed_ray / ours", "seed_ray", "ours", "seconds", at_least=5.0),),
-        rounds=3,
     ),
     "startup": Comparison(
         "From the start of the process to the first step, and from the last report to its end",
@@ -118,7 +116,6 @@ COMPARISONS = {
             Goal("seconds, ten epochs of seed_plain / ours", "seed_plain", "ours", "seconds", at_least=1.0),
             Goal("the same, seed_plain on 1 thread", "seed_plain, 1 thread", "ours", "seconds", at_least=1.0),
         ),
-        rounds=3,
     ),
     "workers": Comparison(
         "One worker with two CPUs against two workers with one each (our loop, the seed's network)",
