@@ -7,6 +7,12 @@ PYTHON ?= python3
 RECIPE ?= fast
 ARGS ?=
 BIN := .venv/bin
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= fashion-mnist-on-ray:$(VERSION)
+TORCH ?= cuda
+ENV ?= kind
+# CONTEXT, PATIENCE_S and YES are read by it, too.
+DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" k8s/deploy.sh
 # uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
@@ -25,21 +31,56 @@ train: .venv/.ready ## train on this machine: RECIPE=fast|seed|accurate, ARGS="-
 .PHONY: setup
 setup: .venv/.ready ## only make the environment in .venv
 
+##@ Run on Kubernetes (ENV=kind|gke|eks|aks, CONTEXT=name of a cluster that is there)
+
+.PHONY: deploy
+deploy: ## all that a run needs, from no cluster to ready: the steps below, each of which can be repeated
+	@$(DEPLOY) tools
+	@[ "$(ENV)" != kind ] || $(MAKE) --no-print-directory image
+	@$(DEPLOY) cluster platform load charts ready
+
+.PHONY: cluster platform load charts ready
+cluster: ## a kind cluster, if there is none
+	@$(DEPLOY) cluster
+platform: ## KubeRay operator and Prometheus
+	@$(DEPLOY) platform
+load: ## the image into the nodes of kind
+	@$(DEPLOY) load
+charts: ## helm/training and helm/monitoring, and an object store on kind
+	@$(DEPLOY) charts
+ready: ## wait until all of it is ready, and say for what
+	@$(DEPLOY) ready
+
+.PHONY: image
+image: ## the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
+	DOCKER_BUILDKIT=1 docker build --tag "$(IMAGE)" --build-arg TORCH="$(TORCH)" --build-arg VERSION="$(VERSION)" \
+	  --build-arg REVISION="$$(git describe --always --abbrev=40 --dirty=+changes 2> /dev/null || true)" .
+
+.PHONY: uninstall kind-delete
+uninstall: ## remove what deploy installed, runs included
+	@$(DEPLOY) uninstall
+kind-delete: ## remove the kind cluster
+	@$(DEPLOY) kind-delete
+
 ##@ Develop
 
 .PHONY: test
 test: .venv/.ready-dev ## run the tests: unit, and real Ray on this machine
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: .venv/.ready-dev ## run the tests that need Kubernetes: they deploy to a kind cluster
+	@$(BIN)/python -m pytest tests/cluster $(ARGS)
+
 .PHONY: verify
 verify: .venv/.ready-dev generate ## lint, types, and generated files that are not up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git diff --exit-code -- docs/configuration.md docs/config.schema.json helm/training/values.schema.json k8s/rayjob.yaml
+	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md helm/training/values.schema.json k8s/rayjob.yaml
 
 .PHONY: generate
-generate: .venv/.ready-dev ## write the generated files: config docs and schemas, k8s/rayjob.yaml
+generate: .venv/.ready-dev ## write the generated files: docs of settings and metrics, schemas, k8s/rayjob.yaml
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python k8s/generate.py
 
@@ -63,7 +104,7 @@ clean: ## remove the environment and caches; runs/ stays
 
 .PHONY: help
 help: ## this text
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv: requirements-uv.txt
 	@$(PYTHON) -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }

@@ -13,6 +13,7 @@ from typer.main import get_command
 from trainer import __version__, config, resolve
 from trainer.cli import app
 from trainer.errors import EXIT_CODE_MEANING, ExitCode
+from trainer.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 TRAINER = ROOT / "trainer"
@@ -24,7 +25,7 @@ MODULES = [
     ["plots"],
     ["launch"],
     ["preflight", "progress", "result"],
-    ["local", "pusher", "recorder", "environment"],
+    ["local", "metrics", "pusher", "recorder", "environment"],
     ["record"],
     ["loop"],
     ["evaluate"],
@@ -148,6 +149,11 @@ def test_the_documentation_names_every_setting_and_exit_code():
     assert undocumented == []
     assert [code.name for code in ExitCode if f"| {int(code)} | {code.name} |" not in page] == []
     assert json.loads((ROOT / "docs" / "config.schema.json").read_text()) == config.schema()
+
+
+def test_the_documentation_names_every_metric():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert [each.exported for each in METRICS if f"| `{each.exported}` | {each.unit} |" not in page] == []
 
 
 def test_the_readmes_commands_are_targets_of_the_makefile():

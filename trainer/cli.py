@@ -89,10 +89,13 @@ def train(
     if dry_run:
         _dry_run(plan, say)
         return
-    from trainer import progress
+    from trainer import metrics, progress
 
-    result = launch.run(plan, lambda: progress.choose(log_format.value, settings), say)
+    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(run_name, settings.total_steps)]
+    result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     _show_result(plan.record, _with_report(plan.record, result), log_format)
+    for exporter in exporters:
+        exporter.wait_for_last_scrape()
 
 
 def _dry_run(plan: Any, say: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,12 @@ def describe() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with ``+changes`` if it is not clean; None outside a repository."""
+    """The commit of the source tree, with ``+changes`` if it is not clean; None if nobody knows.
+
+    An image says by TRAINER_GIT_COMMIT which one it was made from.
+    """
+    if built_from := os.environ.get("TRAINER_GIT_COMMIT"):
+        return built_from
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")

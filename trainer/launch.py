@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,10 @@ RAY_FOLDER = ".ray"  # what Ray Train keeps for itself during a run; nothing of 
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing of the data set passes through it
 
 
-def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -> dict[str, Any]:
+def run(plan: Run, displays: Callable[[], Sequence[Display]], log: Callable[[str], None]) -> dict[str, Any]:
     """Train, and return the result as it stands in ``result.json``.
+
+    On a cluster that is not the run's own, Ray stays connected until this process ends: the metrics are still there.
 
     Raises:
         TrainerError: the run did not finish; its record says so too.
@@ -58,7 +60,9 @@ def run(plan: Run, display: Callable[[], Display], log: Callable[[str], None]) -
     pusher = Pusher(record)
     with _terminate_as_interrupt():
         try:
-            with Follower(record, display()):
+            with ExitStack() as following:
+                for display in displays():  # a thread for each: a terminal that is held up holds up no other
+                    following.enter_context(Follower(record, display))
                 _announce(plan)
                 _train_on_ray(plan, attempt, found)
         except (KeyboardInterrupt, SystemExit):
@@ -92,12 +96,12 @@ def _train_on_ray(plan: Run, attempt: int, data_folder: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
     try:
         with ray_cluster():
-            _fit(plan, attempt, data_folder if _is_own_cluster() else plan.data_folder)
+            _fit(plan, attempt, data_folder if is_own_cluster() else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.folder / RAY_FOLDER, ignore_errors=True)
 
 
-def _is_own_cluster() -> bool:
+def is_own_cluster() -> bool:
     """Whether Ray is started for this command alone, on this machine."""
     return "RAY_ADDRESS" not in os.environ
 
@@ -109,12 +113,12 @@ def ray_cluster() -> Iterator[None]:
     Raises:
         ResourceError: what answers at RAY_ADDRESS is no Ray cluster that lets us in.
     """
-    if _is_own_cluster():
+    if is_own_cluster():
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
     import ray  # takes a second: not before all that can be checked is
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if _is_own_cluster():
+    if is_own_cluster():
         options |= {
             "address": "local",  # else Ray joins whatever cluster it finds on this machine
             "num_cpus": device.cpu_count(),
@@ -133,7 +137,8 @@ def ray_cluster() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if is_own_cluster():
+            ray.shutdown()
 
 
 def evaluate(
@@ -213,7 +218,7 @@ def _trainer_class(workers: int) -> Any:
         from ray.train.torch import TorchTrainer
 
         usual = TorchTrainer
-    if not _is_own_cluster():
+    if not is_own_cluster():
         return usual
     from trainer.local import localised
 

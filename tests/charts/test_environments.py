@@ -10,6 +10,8 @@ from network import Pod, reaches
 from schemas import PLATFORM
 from test_security import violations
 
+from trainer.metrics import LAST_SCRAPE
+
 KIND = ROOT / "k8s" / "kind"
 
 
@@ -21,6 +23,21 @@ def store():
 
 def test_there_are_these_environments():
     assert ENVIRONMENTS == ["aks", "eks", "gke", "kind"]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_last_numbers_of_a_run_stay_longer_than_the_interval_between_two_scrapes(name):
+    own = ROOT / "k8s" / name / "monitoring.yaml"
+    monitoring = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())
+    monitoring |= yaml.safe_load(own.read_text()) if own.exists() else {}
+    (stay,) = {
+        env["value"]
+        for container in clusters(render(values_of(name)))[0]["headGroupSpec"]["template"]["spec"]["containers"]
+        for env in container["env"]
+        if env["name"] == LAST_SCRAPE
+    }
+    # a value is at the endpoint up to 2 s after it was set
+    assert int(stay) >= int(monitoring["interval"].removesuffix("s")) + 2
 
 
 def test_the_kind_cluster_has_two_workers_to_spread_over():

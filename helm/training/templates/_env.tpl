@@ -13,6 +13,8 @@
 {{- range $name, $value := .Values.storage.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
+# A run's last numbers are there until Prometheus has come by.
+- {name: TRAINER_LAST_SCRAPE_S, value: {{ .Values.job.lastScrapeSeconds | quote }}}
 # Idle threads sleep: spinning ones would take the cores of the other workers on the node.
 - {name: OMP_WAIT_POLICY, value: PASSIVE}
 # /metrics is new every 2 s, not every 10: a short run would end between two scrapes.

@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# What `make deploy` and its parts do. Every step can be repeated and run alone:
+#   k8s/deploy.sh STEP...      tools cluster platform load charts ready uninstall kind-delete
+# ENV names a folder of k8s/. kind makes its own cluster; the others, and CONTEXT, use one that is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. k8s/platform/versions.env
+
+ENV=${ENV:-kind}
+CLUSTER=${KIND_CLUSTER:-fashion-mnist} # the name in k8s/kind/cluster.yaml, or another
+IMAGE=${IMAGE:?the image to load, as in make deploy}
+NAMESPACE=training
+PATIENCE_S=${PATIENCE_S:-300}
+values=k8s/$ENV/training.yaml
+own_cluster=$([ "$ENV" = kind ] && [ -z "${CONTEXT:-}" ] && echo yes || true)
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+fail() { printf 'Error: %s\n' "$*" >&2; exit 2; }
+kube() { kubectl --context "$CONTEXT" "$@"; }
+release() { helm upgrade --install --kube-context "$CONTEXT" --create-namespace "$@" > /dev/null; }
+
+need() { # need PROGRAM WHERE-IT-COMES-FROM
+  command -v "$1" > /dev/null || fail "$1 is not installed; get it from $2."
+}
+
+tools() {
+  need kubectl https://kubernetes.io/docs/tasks/tools
+  need helm https://helm.sh/docs/intro/install
+  if [ "$ENV" = kind ]; then
+    need docker https://docs.docker.com/engine/install
+    docker info > /dev/null 2>&1 || fail "Docker is installed but does not answer; start it, or give this user access to it."
+  fi
+  if [ -n "$own_cluster" ]; then
+    need kind https://kind.sigs.k8s.io/docs/user/quick-start
+    CONTEXT=kind-$CLUSTER
+  fi
+  [ -f "$values" ] || fail "ENV: there is no $values; ENV is one of $(environments)."
+  CONTEXT=${CONTEXT:-$(kubectl config current-context 2> /dev/null)} || fail "CONTEXT: kubectl has no current context; give the cluster's, as in make deploy ENV=$ENV CONTEXT=name."
+}
+
+environments() { for file in k8s/*/training.yaml; do basename "$(dirname "$file")"; done | paste -sd ' '; }
+
+cluster() {
+  if [ -n "$own_cluster" ] && ! kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; then
+    kind create cluster --name "$CLUSTER" --config k8s/kind/cluster.yaml --wait 120s ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
+  fi
+  kube version > /dev/null 2>&1 || fail "CONTEXT: the cluster of $CONTEXT does not answer: $(kube version 2>&1 | tail -1)"
+  say "cluster $CONTEXT answers"
+}
+
+platform() {
+  # The stack first: it brings the monitors' definitions.
+  chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" $PROMETHEUS_STACK_REPO $PROMETHEUS_STACK_VERSION
+  chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" $KUBERAY_OPERATOR_REPO $KUBERAY_OPERATOR_VERSION
+  if [ "$ENV" = eks ] || [ "$ENV" = aks ]; then
+    chart gpu-operator gpu-operator gpu-operator "" $GPU_OPERATOR_REPO $GPU_OPERATOR_VERSION
+  fi
+}
+
+chart() { # chart NAMESPACE RELEASE CHART PATH REPOSITORY VERSION
+  local source=("$3" --repo "$5" --version "$6")
+  [ -z "$4" ] || source=("$4")
+  say "chart $3 from ${4:-$5, version $6}"
+  release "$2" "${source[@]}" --namespace "$1" --values "k8s/platform/$3.yaml"
+}
+
+load() {
+  [ -n "$own_cluster" ] || { say "no image is loaded: the nodes pull $(image_of_values)"; return; }
+  docker image inspect "$IMAGE" > /dev/null 2>&1 || fail "Docker has no image $IMAGE; make image builds it."
+  say "loading $IMAGE into the nodes (minutes the first time, seconds when only the code changed)"
+  ${KIND_LOAD:-kind load docker-image} "$IMAGE" --name "$CLUSTER"
+}
+
+image_of_values() { awk '/^ +repository:/ {print $2; exit}' "$values"; }
+
+charts() {
+  local capitals
+  capitals=$(sed 's/#.*//' "$values" | grep -oE '\b[A-Z][A-Z-]{5,}\b' | grep -vE '^(AZURE|AWS|ON_DEMAND)' | sort -u | paste -sd ' ') || true
+  [ -z "$capitals" ] || [ "$ENV" = kind ] || fail "$values still holds $capitals: replace them by your own (docs/clouds.md)."
+  kube create namespace $NAMESPACE --dry-run=client -o yaml | kube apply -f - > /dev/null
+  kube label namespace $NAMESPACE --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null
+  [ "$ENV" != kind ] || object_store
+  say "chart helm/training with $values"
+  release training helm/training --namespace $NAMESPACE --values "$values"
+  say "chart helm/monitoring"
+  local own=k8s/$ENV/monitoring.yaml
+  [ -f "$own" ] || own=helm/monitoring/values.yaml
+  release monitoring helm/monitoring --namespace monitoring --values "$own"
+}
+
+object_store() {
+  # Its keys are made here, once; they are in no file and no argument list.
+  kube -n $NAMESPACE get secret object-store > /dev/null 2>&1 || {
+    printf 'AWS_ACCESS_KEY_ID=training\nAWS_SECRET_ACCESS_KEY=%s\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" |
+      kube -n $NAMESPACE create secret generic object-store --from-env-file=/dev/stdin > /dev/null
+  }
+  say "object store"
+  kube -n $NAMESPACE apply -f k8s/kind/object-store.yaml > /dev/null
+}
+
+ready() {
+  local until=$((SECONDS + PATIENCE_S)) waiting last=""
+  while waiting=$(unready) && [ -n "$waiting" ]; do
+    [ "$waiting" = "$last" ] || printf '%s\n' "$waiting" | while read -r line; do say "waiting for $line"; done
+    last=$waiting
+    ((SECONDS < until)) || fail "not ready after $PATIENCE_S s; waiting for: $(paste -sd ';' <<< "$waiting"). Look at kubectl --context $CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
+    sleep 1
+  done
+  say "ready. Next:
+  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                             start a run$([ "$ENV" = kind ] || echo " (of kind; yours is in the ConfigMap training-rayjob)")
+  kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch                watch it
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist              its log
+  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090   Prometheus: http://localhost:9090"
+}
+
+# A line for each pod and deployment that is not ready, with what it lacks.
+unready() {
+  local namespace
+  for namespace in monitoring kuberay-system $NAMESPACE; do
+    kube -n $namespace get deployments,statefulsets -o go-template='{{range .items}}{{$ready := 0}}{{with .status.readyReplicas}}{{$ready = .}}{{end}}{{if lt $ready .spec.replicas}}{{.kind}} {{.metadata.namespace}}/{{.metadata.name}}
+{{end}}{{end}}'
+    kube -n $namespace get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o go-template='{{range $pod := .items}}{{range .status.containerStatuses}}{{with .state.waiting}}pod {{$pod.metadata.namespace}}/{{$pod.metadata.name}}: {{.reason}} {{.message}}
+{{end}}{{end}}{{range .status.conditions}}{{if and (eq .type "PodScheduled") (eq .status "False")}}pod {{$pod.metadata.namespace}}/{{$pod.metadata.name}}: {{.message}}
+{{end}}{{end}}{{end}}'
+  done
+  kube -n monitoring get prometheuses.monitoring.coreos.com -o go-template='{{range .items}}{{$available := "no"}}{{range .status.conditions}}{{if and (eq .type "Available") (eq .status "True")}}{{$available = "yes"}}{{end}}{{end}}{{if eq $available "no"}}Prometheus {{.metadata.namespace}}/{{.metadata.name}}
+{{end}}{{end}}'
+}
+
+confirm() { # confirm QUESTION
+  [ "${YES:-}" != 1 ] || return 0
+  [ -t 0 ] || fail "$1 Say so with YES=1."
+  read -rp "$1 Go on? [y/N] " answer
+  [ "$answer" = y ] || [ "$answer" = Y ] || fail "stopped; nothing was removed."
+}
+
+uninstall() {
+  cluster
+  if [ "$ENV" = kind ]; then
+    confirm "This removes the runs in the cluster's object store, too; their records cannot be brought back."
+  fi
+  # Runs first: what has finalizers needs its operator.
+  say "runs and Ray clusters"
+  kube -n $NAMESPACE delete rayjobs.ray.io,rayclusters.ray.io --all --ignore-not-found --timeout "${PATIENCE_S}s" 2> /dev/null || true
+  say "charts"
+  for each in training/training monitoring/monitoring; do
+    helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
+  done
+  if [ "$ENV" != kind ]; then
+    say "left as they are: namespace $NAMESPACE, and the platform (KubeRay, Prometheus), which others may use"
+    return
+  fi
+  for each in kuberay-system/kuberay-operator monitoring/prometheus; do
+    helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
+  done
+  say "namespaces and definitions"
+  kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
+  kube get crds -o name | grep -E '\.(ray\.io|monitoring\.coreos\.com)$' | xargs -r kubectl --context "$CONTEXT" delete > /dev/null
+  say "nothing is left but the cluster itself; make kind-delete removes that"
+}
+
+kind_delete() {
+  kind get clusters 2> /dev/null | grep -qx "$CLUSTER" || { say "there is no kind cluster $CLUSTER"; return; }
+  confirm "This removes the kind cluster $CLUSTER with the runs in its object store; their records cannot be brought back."
+  kind delete cluster --name "$CLUSTER"
+}
+
+tools
+for step in "$@"; do
+  case $step in
+    tools) ;;
+    cluster | platform | load | charts | ready | uninstall) "$step" ;;
+    kind-delete) kind_delete ;;
+    *) fail "there is no step $step; the steps are in k8s/deploy.sh." ;;
+  esac
+done

@@ -1,0 +1,193 @@
+"""One kind cluster for all tests of this folder, made by `make deploy`, and the run of k8s/rayjob.yaml on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import kube
+from cluster.kube import CLUSTER, ROOT, forwarded, get, job_ended, kubectl, make, name_of, pods, wait_for
+
+from trainer import storage
+from trainer.record import Record, at
+
+KEEP = os.environ.get("KEEP_CLUSTER") == "1"  # while working on a test: the cluster is used as it is, and stays
+RUN = "fashion-mnist"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deploy first, take away last."""
+    order = ["test_deploy", "test_run", "test_standing", "test_gpus", "test_worker_loss", "test_uninstall"]
+    items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools() -> None:
+    """Everything that the tests start."""
+    missing = [tool for tool in ("docker", "kind", "kubectl", "helm") if not shutil.which(tool)]
+    if missing:
+        pytest.exit(f"The cluster tests need {', '.join(missing)}: install them, or run make test without these.", 2)
+
+
+@pytest.fixture(scope="session")
+def before(tools: None) -> Iterator[set[str]]:
+    """Every object of the new cluster, before anything is deployed."""
+    if not KEEP:
+        make("kind-delete")
+    make("cluster")
+    yield objects()
+    if not KEEP:
+        make("kind-delete")
+        assert CLUSTER not in subprocess.run(["kind", "get", "clusters"], capture_output=True, text=True).stdout.split()
+
+
+def objects() -> set[str]:
+    """Name and kind of everything in the cluster but what Kubernetes itself makes and renews all the time."""
+    passing = ("events", "leases", "endpoints", "endpointslices", "componentstatuses", "controllerrevisions")
+    kinds = [
+        kind
+        for kind in kubectl("api-resources", "--verbs=list", "-o", "name").split()
+        if kind.split(".")[0] not in passing and "metrics.k8s.io" not in kind
+    ]
+    found = kubectl("get", ",".join(kinds), "--all-namespaces", "-o", "json", "--ignore-not-found")
+    return {
+        f"{thing['kind']} {thing['metadata'].get('namespace', '')}/{name_of(thing)}"
+        for thing in json.loads(found)["items"]
+    }
+
+
+@pytest.fixture(scope="session")
+def deployed(before: set[str]) -> str:
+    """What `make deploy` printed."""
+    return make("deploy")
+
+
+@pytest.fixture(scope="session")
+def store(deployed: str) -> Iterator[str]:
+    """The cluster's object store, reachable from here: the URI where runs are kept."""
+    with forwarded("object-store", 7070, "training") as port, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_REGION", "us-east-1")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(key, kube.secret("object-store", key))
+        storage._store.cache_clear()
+        yield "s3://runs"
+        storage._store.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def prometheus(deployed: str) -> Iterator[Any]:
+    """A function that asks Prometheus, and gives {run: value}."""
+    with forwarded("prometheus-operated", 9090, "monitoring") as port:
+
+        def ask(query: str) -> dict[str, float]:
+            url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                found = json.load(answer)["data"]["result"]
+            return {each["metric"].get("run", ""): float(each["value"][1]) for each in found}
+
+        yield ask
+
+
+@dataclass
+class Seen:
+    """What was to be seen of the run while it trained, and the job when it was over."""
+
+    job: dict[str, Any] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # while it trained
+    logs: dict[str, str] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)  # of all processes, by pod
+    open_ports: dict[str, set[str]] = field(default_factory=dict)  # by who knocked
+    answers: dict[str, int] = field(default_factory=dict)  # of the dashboard
+    record: Record | None = None
+
+
+@pytest.fixture(scope="session")
+def run(deployed: str, store: str, prometheus: Any) -> Seen:
+    """The run of ``kubectl apply -f k8s/rayjob.yaml``, watched from beginning to end."""
+    seen = Seen()
+    neighbours()
+    kubectl("apply", "-f", str(ROOT / "k8s" / "rayjob.yaml"))
+    cluster = wait_for("a Ray cluster", lambda: (get("rayjob", RUN).get("status") or {}).get("rayClusterName"), 60)
+    wait_for("the run trains", lambda: job_ended(RUN) or prometheus(f'ray_trainer_step{{run="{RUN}"}}'), 300)
+    seen.metrics = while_it_trains(prometheus)
+    (head,) = pods(f"ray.io/cluster={cluster},app.kubernetes.io/component=head")
+    knock(seen, head)
+    seen.job = wait_for("the run ends", lambda: look_into(seen) or job_ended(RUN), 600, every=5)
+    seen.record = at(f"{store}/{RUN}")
+    return seen
+
+
+def neighbours() -> None:
+    """Pods that belong to nothing, one in the namespace of the runs and one in another."""
+    for namespace in ("training", "default"):
+        security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {"name": "neighbour", "image": kube.IMAGE, "imagePullPolicy": "Never", "securityContext": security}
+        container["command"] = ["sleep", "infinity"]
+        spec = {"containers": [container], "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False}
+        spec["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "neighbour"}, "spec": spec}
+        kubectl("apply", "-f", "-", stdin=json.dumps(pod), namespace=namespace)
+    for namespace in ("training", "default"):
+        kubectl("wait", "--for=condition=Ready", "pod/neighbour", "--timeout=120s", namespace=namespace)
+
+
+def while_it_trains(prometheus: Any) -> dict[str, float]:
+    """What Prometheus has of the run once it has an accuracy."""
+    names = ("step", "train_loss", "test_loss", "test_accuracy", "samples_per_second", "workers", "progress_ratio")
+    now = {}
+
+    def all_of_them() -> bool:
+        now.update({name: prometheus(f'ray_trainer_{name}{{run="{RUN}"}}').get(RUN) for name in names})
+        return None not in now.values()
+
+    wait_for("loss and accuracy in Prometheus", lambda: job_ended(RUN) or all_of_them(), 300)
+    return now
+
+
+def knock(seen: Seen, head: dict[str, Any]) -> None:
+    """Try every port of the head from next door and from inside, and the dashboard without and with the token."""
+    address = head["status"]["podIP"]
+    for namespace in ("training", "default"):
+        seen.open_ports[f"{namespace}/neighbour"] = kube.open_ports("neighbour", address, namespace)
+    seen.open_ports["head"] = kube.open_ports(name_of(head), address, container="ray-head")
+    ask = (
+        "import os, sys, urllib.request as r, urllib.error as e\n"
+        "q = r.Request('http://localhost:8265/api/jobs/')\n"
+        "if sys.argv[1] == 'token': q.add_header('Authorization', 'Bearer ' + os.environ['RAY_AUTH_TOKEN'])\n"
+        "try: print(r.urlopen(q, timeout=10).status)\n"
+        "except e.HTTPError as error: print(error.code)"
+    )
+    for how in ("nothing", "token"):
+        answer = kubectl("exec", name_of(head), "-c", "ray-head", "--", "python", "-c", ask, how)
+        seen.answers[how] = int(answer)
+
+
+def look_into(seen: Seen) -> None:
+    """Pods of the run as they are now, their logs, and the command lines of all their processes."""
+    for pod in get("pods", selector="app.kubernetes.io/instance=training"):
+        name, first = name_of(pod), pod["spec"]["containers"][0]["name"]
+        seen.pods[name] = pod
+        for container in pod["spec"]["containers"]:
+            log = kubectl("logs", name, "-c", container["name"], check=False)
+            seen.logs[f"{name}/{container['name']}"] = log or seen.logs.get(f"{name}/{container['name']}", "")
+        if pod["status"]["phase"] == "Running":
+            arguments = "cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' ' '"
+            files = "cat /tmp/ray/session_latest/logs/*.* 2> /dev/null"
+            seen.commands[name] = seen.commands.get(name, "") + inside(name, first, arguments)
+            seen.logs[f"{name}/session"] = inside(name, first, files)
+
+
+def inside(pod: str, container: str, script: str) -> str:
+    """What a script prints in a container; nothing if that is gone meanwhile."""
+    return kubectl("exec", pod, "-c", container, "--", "bash", "-c", script, check=False)

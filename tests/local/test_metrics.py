@@ -1,0 +1,84 @@
+"""A run on a Ray cluster that is there already, and what that cluster's metrics endpoint says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from local.runs import SMALL
+
+from trainer.metrics import METRICS
+from trainer.record import Record
+
+RAY = Path(sys.executable).parent / "ray"
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The environment of a driver on a standing cluster of two CPUs, and the address of its metrics."""
+    port, metrics = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    start = f"--head --block --port {port} --metrics-export-port {metrics} --num-cpus 2 --include-dashboard=false"
+    with (tmp_path_factory.mktemp("ray") / "log").open("w") as log:
+        head = subprocess.Popen([RAY, "start", *start.split()], env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: scraped(metrics) is not None, 60)
+        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, metrics
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+def scraped(port):
+    """Metrics of run ``one`` by name, or None while nothing answers."""
+    try:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    except OSError:
+        return None
+    found = re.findall(r'^(ray_trainer_\w+)\{[^}]*run="one"[^}]*\} (\S+)$', text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def wait_until(true, seconds):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not come true"
+        time.sleep(0.2)
+
+
+def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster, tmp_path, data_folder):
+    environment, port = cluster
+    environment = {**environment, "TRAINER_LAST_SCRAPE_S": "12"}
+    command = [sys.executable, "-m", "trainer", "train", "--name", "one", *SMALL, "--set", "epochs=2"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    record = Record(tmp_path / "runs" / "one")
+    wait_until(lambda: record.report_file.exists() or running.poll() is not None, 180)
+    assert running.poll() is None, running.communicate()
+    last = record.points()[-1]
+    expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
+    expected["ray_trainer_progress_ratio"] = 1.0
+    wait_until(lambda: scraped(port) == expected, 8)
+    assert running.wait(60) == 0
+    assert json.loads(record.result_file.read_text())["status"] == "finished"
+    wait_until(lambda: scraped(port) == {}, 30)  # a run that is over is not shown as if it went on

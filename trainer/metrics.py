@@ -1,0 +1,109 @@
+"""What Prometheus sees of a run: each metric declared once, and the exporter that keeps them up to date.
+
+The driver exports them, through Ray's metrics endpoint of its node: it goes on until the report is written, while the
+controller, which makes the numbers, is gone as soon as training ends (docs/decisions/0004).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.errors import ConfigError
+
+LABELS = ("run",)
+# Seconds that the last values stay to be scraped after they were set: Prometheus' interval and a little more.
+LAST_SCRAPE = "TRAINER_LAST_SCRAPE_S"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A gauge, labelled by LABELS: how Ray is told its name, and which key of a metric point it shows."""
+
+    name: str
+    key: str
+    unit: str
+    help: str
+
+    @property
+    def exported(self) -> str:
+        """Its name in Prometheus: Ray puts its own in front."""
+        return f"ray_{self.name}"
+
+
+METRICS = (
+    Metric("trainer_train_loss", "train_loss", "nats", "Mean cross entropy of the samples since the last report."),
+    Metric("trainer_test_loss", "test_loss", "nats", "Mean cross entropy of the test set, after the last whole epoch."),
+    Metric("trainer_test_accuracy", "test_accuracy", "ratio", "Part of the test set that is classified correctly."),
+    Metric("trainer_samples_per_second", "samples_per_second", "1/s", "Training samples a second, of all workers."),
+    Metric("trainer_learning_rate", "learning_rate", "1", "Learning rate of the last step."),
+    Metric("trainer_step", "step", "1", "Optimizer steps so far."),
+    Metric("trainer_epoch", "epoch", "1", "The epoch that is under way, from 1."),
+    Metric("trainer_progress_ratio", "progress", "ratio", "Steps so far of all steps of the run; 1 at the end."),
+    Metric("trainer_workers", "workers", "1", "Training workers."),
+    Metric("trainer_attempt", "attempt", "1", "How often workers were started for this run."),
+)
+
+
+def last_scrape_seconds() -> float:
+    """What LAST_SCRAPE in the environment says, by default 0.
+
+    Raises:
+        ConfigError: it is no number of seconds.
+    """
+    given = os.environ.get(LAST_SCRAPE, "0")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"{LAST_SCRAPE}: {given!r} is no number of seconds; give one from 0, such as 20.")
+    return seconds
+
+
+class Exporter:
+    """A display for Prometheus: takes each point of a run of `total_steps` steps. Ray must be connected by then.
+
+    Raises:
+        ConfigError: LAST_SCRAPE is no number of seconds.
+    """
+
+    def __init__(self, run: str, total_steps: int):
+        self._labels = {"run": run}
+        self._total_steps = total_steps
+        self._gauges: dict[str, Any] = {}
+        self._set_at: float | None = None
+        self._stay_s = last_scrape_seconds()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show a run as soon as it has workers."""
+        if event["event"] == "training_started":
+            self._set({key: event[key] for key in ("workers", "attempt")})
+
+    def point(self, point: dict[str, Any]) -> None:
+        """Show a point; what it does not say stays as it was."""
+        self._set({**point, "progress": point["step"] / self._total_steps})
+
+    def close(self) -> None:
+        """Nothing is open: Ray forgets the values seconds after this process has left it."""
+
+    def wait_for_last_scrape(self) -> None:
+        """Return when the last values have been there for the time that LAST_SCRAPE says; at once if it says none."""
+        if self._set_at is not None:
+            time.sleep(max(0.0, self._set_at + self._stay_s - time.monotonic()))
+
+    def _set(self, values: dict[str, Any]) -> None:
+        for metric in METRICS:
+            value = values.get(metric.key)
+            if value is not None:
+                self._gauge(metric).set(float(value), tags=self._labels)
+        self._set_at = time.monotonic()
+
+    def _gauge(self, metric: Metric) -> Any:
+        from ray.util.metrics import Gauge  # in a driver that has Ray anyway; the docs are made without
+
+        if metric.name not in self._gauges:
+            self._gauges[metric.name] = Gauge(metric.name, metric.help, LABELS)
+        return self._gauges[metric.name]
