@@ -75,7 +75,7 @@ image_of_values() { awk '/^ +repository:/ {print $2; exit}' "$values"; }
 
 charts() {
   local capitals
-  capitals=$(sed 's/#.*//' "$values" | grep -oE '\b[A-Z][A-Z-]{5,}\b' | grep -vE '^(AZURE|AWS|ON_DEMAND)' | sort -u | paste -sd ' ') || true
+  capitals=$(sed 's/#.*//' "$values" | grep -oE '\b[A-Z][A-Z-]{5,}\b' | sort -u | paste -sd ' ') || true
   [ -z "$capitals" ] || [ "$ENV" = kind ] || fail "$values still holds $capitals: replace them by your own (docs/clouds.md)."
   kube create namespace $NAMESPACE --dry-run=client -o yaml | kube apply -f - > /dev/null
   kube label namespace $NAMESPACE --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null

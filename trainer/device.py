@@ -6,8 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from trainer.config import Config
 from trainer.errors import ResourceError
@@ -128,3 +131,16 @@ def gpu_count() -> int:
     if gpu_kind() == "cuda" and visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     return len(gpu_names())
+
+
+def process_began() -> float:
+    """When this process was started, in seconds since 1970.
+
+    On Linux from the time since boot: psutil goes by the boot's wall time, which the kernel rounds down to seconds.
+    """
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return psutil.Process().create_time()
+    return time.time() - age

@@ -31,6 +31,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
     None; and ``weights``, the URI where rank 0 puts the final weights. Returns the numbers of the last report.
     """
+    entered_at = time.time()
     config = Config.model_validate(settings["config"])
 
     # ── Who am I ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -68,6 +69,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             "precision": precision,
             "precision_reason": reason,
             "threads": torch.get_num_threads(),
+            "process_began_at": device.process_began(),
+            "entered_at": entered_at,
             "time": time.time(),
             "data_seconds": data_seconds,
         }

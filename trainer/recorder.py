@@ -53,6 +53,8 @@ class Recorder(UserCallback):
             "training_started",
             attempt=self._attempt,
             workers=self._workers,
+            processes_began_at=max(each["process_began_at"] for each in metrics),
+            entered_at=max(each["entered_at"] for each in metrics),
             started_at=max(each["time"] for each in metrics),
             data_seconds=max(each["data_seconds"] for each in metrics),
             **{key: first[key] for key in ("device", "precision", "precision_reason", "threads")},

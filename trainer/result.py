@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-import psutil
-
+from trainer import device
 from trainer.config import CLASSES
 from trainer.errors import ExitCode
 from trainer.record import Record
@@ -18,21 +15,8 @@ class Clock:
     """When this process began, and how long it looked for data."""
 
     def __init__(self) -> None:
-        self.began = process_began()
+        self.began = device.process_began()
         self.data_seconds = 0.0
-
-
-def process_began() -> float:
-    """When this process was started, in seconds since 1970.
-
-    On Linux from the time since boot: psutil goes by the boot's wall time, which the kernel rounds down to seconds.
-    """
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):
-        return psutil.Process().create_time()
-    return time.time() - age
 
 
 def summarise(record: Record, clock: Clock, status: str, error: Exception | None) -> dict[str, Any]:

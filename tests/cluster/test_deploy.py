@@ -1,6 +1,15 @@
 """`make deploy`: from no cluster to ready, and again over what is there."""
 
-from cluster.kube import get, make, secret
+import subprocess
+
+import pytest
+import yaml
+from cluster.kube import ROOT, get, kubectl, make, secret
+
+VALUES = [
+    *((chart, path) for chart in ("training", "monitoring") for path in sorted(ROOT.glob(f"k8s/*/{chart}.yaml"))),
+    *((path.stem, path) for path in sorted(ROOT.glob("tests/charts/kitchen-sink/*.yaml"))),
+]
 
 
 def test_deploy_ends_ready_and_says_what_to_do_next(deployed):
@@ -23,3 +32,25 @@ def test_the_namespace_of_runs_enforces_restricted_pod_security(deployed):
 def test_no_key_of_the_object_store_is_shown(deployed):
     assert secret("object-store", "AWS_SECRET_ACCESS_KEY") not in deployed
     assert secret("training-token", "auth_token") not in deployed
+
+
+@pytest.mark.parametrize(
+    ("chart", "values"), VALUES, ids=lambda each: "/".join(each.parts[-2:]) if isinstance(each, Path) else each
+)
+def test_the_api_server_takes_every_object_that_these_values_make(deployed, chart, values):
+    command = ["helm", "template", chart, f"helm/{chart}", "--namespace", "training", "--values", str(values)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kubectl("apply", "--dry-run=server", "--filename=-", stdin=made)
+    jobs = [text for thing in yaml.safe_load_all(made) if thing for text in jobs_in(thing)]
+    assert bool(jobs) == (chart == "training")
+    for job in jobs:
+        kubectl(
+            "create", "--dry-run=server", "--filename=-", stdin=job.replace("name: fashion-mnist", "name: other", 1)
+        )
+
+
+def jobs_in(thing):
+    """The RayJobs that a ConfigMap holds."""
+    if thing["kind"] == "ConfigMap" and thing["metadata"]["name"].endswith("-rayjob"):
+        return list(thing["data"].values())
+    return []

@@ -8,6 +8,8 @@ from trainer.recorder import Recorder
 def ready(**changes):
     return {
         "phase": "ready",
+        "process_began_at": 1.0,
+        "entered_at": 4.0,
         "time": 5.0,
         "device": "cpu",
         "precision": "fp32",
