@@ -26,11 +26,9 @@ need() { # need PROGRAM WHERE-IT-COMES-FROM
 tools() {
   need kubectl https://kubernetes.io/docs/tasks/tools
   need helm https://helm.sh/docs/intro/install
-  if [ "$ENV" = kind ]; then
+  if [ -n "$own_cluster" ]; then
     need docker https://docs.docker.com/engine/install
     docker info > /dev/null 2>&1 || fail "Docker is installed but does not answer; start it, or give this user access to it."
-  fi
-  if [ -n "$own_cluster" ]; then
     need kind https://kind.sigs.k8s.io/docs/user/quick-start
     CONTEXT=kind-$CLUSTER
   fi
@@ -44,7 +42,8 @@ cluster() {
   if [ -n "$own_cluster" ] && ! kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; then
     kind create cluster --name "$CLUSTER" --config k8s/kind/cluster.yaml --wait 120s ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
   fi
-  kube version > /dev/null 2>&1 || fail "CONTEXT: the cluster of $CONTEXT does not answer: $(kube version 2>&1 | tail -1)"
+  local answer
+  answer=$(kube version --request-timeout=10s 2>&1) || fail "CONTEXT: the cluster of $CONTEXT does not answer: ${answer##*$'\n'}"
   say "cluster $CONTEXT answers"
 }
 

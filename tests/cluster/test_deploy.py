@@ -34,9 +34,7 @@ def test_no_key_of_the_object_store_is_shown(deployed):
     assert secret("training-token", "auth_token") not in deployed
 
 
-@pytest.mark.parametrize(
-    ("chart", "values"), VALUES, ids=lambda each: "/".join(each.parts[-2:]) if isinstance(each, Path) else each
-)
+@pytest.mark.parametrize(("chart", "values"), VALUES, ids=lambda each: getattr(each, "parent", ROOT).name)
 def test_the_api_server_takes_every_object_that_these_values_make(deployed, chart, values):
     command = ["helm", "template", chart, f"helm/{chart}", "--namespace", "training", "--values", str(values)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
