@@ -32,7 +32,8 @@ def main():
         settings = {
             "config": resolve.load(options.recipe, None, options.overrides).model_dump(),
             "data_folder": options.data,
-            "weights": f"{folder}/model.safetensors",
+            "run": folder,
+            "fence": 0,
         }
         DataParallelTrainer(loop.train, train_loop_config=settings, scaling_config=ScalingConfig(num_workers=0)).fit()
     points = [{key: each[key] for key in ("samples", "seconds")} for each in reports if "samples" in each]

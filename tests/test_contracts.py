@@ -25,10 +25,12 @@ MODULES = [
     ["plots"],
     ["launch"],
     ["preflight", "progress", "result"],
-    ["local", "metrics", "pusher", "recorder", "environment"],
+    ["goodput"],
+    ["local", "metrics", "pusher", "recorder", "recovery", "environment"],
     ["record"],
     ["loop"],
-    ["evaluate"],
+    ["evaluate", "saver"],
+    ["checkpoint", "lease"],
     ["optimizer", "model", "data"],
     ["fetch", "device", "storage"],
     ["resolve"],
@@ -103,6 +105,7 @@ def test_the_command_line_is_this_and_no_more():
         ),
         "evaluate": sorted([*common, "--data", "--json", "--storage", "--tasks"]),
         "report": ["--output", "--storage"],
+        "checkpoints": ["--keep", "--storage"],
         "config": sorted([*common, "--schema"]),
     }
 
@@ -123,6 +126,7 @@ def test_the_settings_are_these_and_no_more():
             *[f"model.{key}" for key in ("name", "hidden", "blocks", "dropout", "relu_output")],
             *[f"optimizer.{key}" for key in ("name", "lr", "muon_lr", "momentum", "nesterov", "weight_decay")],
             *[f"optimizer.{key}" for key in ("schedule", "warmup", "grad_clip_norm", "label_smoothing")],
+            *[f"checkpoint.{key}" for key in ("every_s", "keep", "max_outage_s")],
             *[f"data.{key}" for key in ("mean", "std", "flip", "shift_pixels", "validation_samples")],
         ]
     )
@@ -138,6 +142,7 @@ def test_the_exit_codes_are_these_and_each_is_explained():
         "CONFLICT": 5,
         "TRAINING": 6,
         "RESOURCES": 7,
+        "CHECKPOINT": 8,
         "INTERRUPTED": 130,
     }
     assert set(EXIT_CODE_MEANING) == set(ExitCode)

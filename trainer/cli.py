@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer import __version__, config, resolve, storage
-from trainer.errors import ConfigError, ExitCode, TrainerError
+from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
 
 app = typer.Typer(
     name="trainer",
@@ -142,6 +142,45 @@ def _find_weights(
         return storage.normalise(target), resolve.load(recipe, file, overrides)
     record = find(target, storage.normalise(runs))
     return record.weights, record.config()
+
+
+class Deed(str, Enum):
+    """What to do with a run's checkpoints."""
+
+    LS = "ls"
+    VERIFY = "verify"
+    PRUNE = "prune"
+
+
+@app.command()
+def checkpoints(
+    deed: Annotated[Deed, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")],
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    runs: Runs = "runs",
+    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
+) -> None:
+    """List, verify or prune the checkpoints of a run."""
+    from trainer import checkpoint
+    from trainer.record import find
+
+    place = find(target, storage.normalise(runs)).place
+    if deed is Deed.PRUNE:
+        gone = checkpoint.prune(place, keep)
+        _say(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
+        return
+    found = checkpoint.look(place)
+    states = {each: "committed" for each in found.committed}
+    states |= {each: "damaged, put aside" for each in found.quarantined}
+    states |= {each: "unfinished" for each in found.unfinished}
+    if deed is Deed.VERIFY:
+        states |= {each: checkpoint.verdict(place, each) for each in found.committed}
+    table = Table("checkpoint", "step", "state", box=None)
+    for each in sorted(states, reverse=True):
+        table.add_row(each.name, str(each.step), states[each])
+    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
+    damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
+    if damaged:
+        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
 
 
 @app.command()

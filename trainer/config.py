@@ -104,6 +104,18 @@ class DataConfig(Section):
     )
 
 
+class CheckpointConfig(Section):
+    """How a run survives."""
+
+    every_s: Annotated[float, Field(ge=0.0)] = Field(
+        30.0, description="seconds between checkpoints; there is one at each epoch's end besides"
+    )
+    keep: Annotated[int, Field(ge=1)] = Field(3, description="how many of the newest are kept")
+    max_outage_s: Annotated[float, Field(ge=0.0)] = Field(
+        600.0, description="seconds that training goes on while no checkpoint can be saved; then it stops"
+    )
+
+
 class Config(Section):
     """All that decides what a run computes. Its name, storage and data folder are given beside it."""
 
@@ -124,6 +136,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @field_validator("workers")
     @classmethod

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     TRAINING = 6
     RESOURCES = 7
+    CHECKPOINT = 8
     INTERRUPTED = 130
 
 
@@ -32,6 +33,7 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still going on",
     ExitCode.TRAINING: "the training itself failed: a worker raised, died, or the loss became non-finite",
     ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",
+    ExitCode.CHECKPOINT: "the run has checkpoints and none of them is intact, or another process writes them",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM; the record so far is kept",
 }
 
@@ -76,6 +78,12 @@ class ResourceError(TrainerError):
     """There are not enough CPUs or GPUs."""
 
     exit_code = ExitCode.RESOURCES
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint is damaged, or all are."""
+
+    exit_code = ExitCode.CHECKPOINT
 
 
 class InterruptedRunError(TrainerError):

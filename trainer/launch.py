@@ -19,7 +19,16 @@ import psutil
 
 from trainer import device, environment, fetch, preflight
 from trainer.config import Config
-from trainer.errors import InterruptedRunError, ResourceError, StorageError, TrainerError, TrainingError, in_a_line
+from trainer.errors import (
+    ConflictError,
+    InterruptedRunError,
+    ResourceError,
+    StorageError,
+    TrainerError,
+    TrainingError,
+    in_a_line,
+)
+from trainer.lease import Lease
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
 from trainer.pusher import Pusher
@@ -51,6 +60,14 @@ def run(plan: Run, displays: Callable[[], Sequence[Display]], log: Callable[[str
     data_began = time.time()
     found = fetch.find(plan.data_folder, log).absolute()  # Ray's workers run in another folder
     clock.data_seconds = time.time() - data_began
+    with _terminate_as_interrupt(), Lease(record.place, lost=_interrupt) as lease:
+        return _run_alone(plan, lease, displays, found, clock)
+
+
+def _run_alone(
+    plan: Run, lease: Lease, displays: Callable[[], Sequence[Display]], found: Path, clock: Clock
+) -> dict[str, Any]:
+    record = plan.record
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     record.create(plan.config, environment.describe())
     # of an attempt that did not finish; its points and events stay
@@ -58,24 +75,25 @@ def run(plan: Run, displays: Callable[[], Sequence[Display]], log: Callable[[str
     error: Exception | None = None
     status = "finished"
     pusher = Pusher(record)
-    with _terminate_as_interrupt():
-        try:
-            with ExitStack() as following:
-                for display in displays():  # a thread for each: a terminal that is held up holds up no other
-                    following.enter_context(Follower(record, display))
-                _announce(plan)
-                _train_on_ray(plan, attempt, found)
-        except (KeyboardInterrupt, SystemExit):
-            status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
-        except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
-            status, error = "failed", failure
-        result = summarise(record, clock, status, error)
-        record.write_result(result)
-        record.add_event("run_ended", status=status)
-        try:
-            pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
-        except StorageError as lost:
-            error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
+    try:
+        with ExitStack() as following:
+            for display in displays():  # a thread for each: a terminal that is held up holds up no other
+                following.enter_context(Follower(record, display))
+            _announce(plan)
+            _train_on_ray(plan, attempt, lease.fence, found)
+    except (KeyboardInterrupt, SystemExit):
+        status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
+    except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
+        status, error = "failed", failure
+    if lease.taken_by is not None:  # the record is another's now
+        raise ConflictError(f"{lease.taken_by} has taken over {record.place}, since this process seemed dead.")
+    result = summarise(record, clock, status, error)
+    record.write_result(result)
+    record.add_event("run_ended", status=status)
+    try:
+        pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
+    except StorageError as lost:
+        error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
     if error is not None:
         raise error
     return result
@@ -90,13 +108,13 @@ def _announce(plan: Run) -> None:
         plan.record.add_event("warning", message=warning)
 
 
-def _train_on_ray(plan: Run, attempt: int, data_folder: Path) -> None:
+def _train_on_ray(plan: Run, attempt: int, fence: int, data_folder: Path) -> None:
     # read by Ray when it is imported, in the driver, and handed on to controller and workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
     try:
         with ray_cluster():
-            _fit(plan, attempt, data_folder if is_own_cluster() else plan.data_folder)
+            _fit(plan, attempt, fence, data_folder if is_own_cluster() else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.folder / RAY_FOLDER, ignore_errors=True)
 
@@ -157,13 +175,13 @@ def evaluate(
         return evaluation.evaluate(weights, config, data_folder, tasks or device.cpu_count())
 
 
-def _fit(plan: Run, attempt: int, data_folder: Path | None) -> None:
+def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
     import ray.exceptions
     from ray.train import TrainingFailedError
 
     before = signal.getsignal(signal.SIGINT)
     try:
-        build_trainer(plan, attempt, data_folder).fit()
+        build_trainer(plan, attempt, fence, data_folder).fit()
     except TrainingFailedError as failure:
         raise _training_error(failure) from failure
     except ray.exceptions.RayActorError as failure:
@@ -172,7 +190,7 @@ def _fit(plan: Run, attempt: int, data_folder: Path | None) -> None:
         signal.signal(signal.SIGINT, before)  # Ray leaves its own, which asks a controller that is gone
 
 
-def build_trainer(plan: Run, attempt: int, data_folder: Path | None) -> DataParallelTrainer:
+def build_trainer(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> DataParallelTrainer:
     """Ray Train's trainer for a run.
 
     One worker needs no process group, so no process but the worker imports PyTorch: seconds less until the first step.
@@ -189,7 +207,8 @@ def build_trainer(plan: Run, attempt: int, data_folder: Path | None) -> DataPara
         "train_loop_config": {
             "config": config.model_dump(),
             "data_folder": data_folder,
-            "weights": record.weights,
+            "run": record.place,
+            "fence": fence,
         },
         "scaling_config": api.ScalingConfig(
             num_workers=(low, high) if config.elastic else low,
@@ -199,13 +218,14 @@ def build_trainer(plan: Run, attempt: int, data_folder: Path | None) -> DataPara
         "run_config": api.RunConfig(
             name=record.name,
             storage_path=str(record.folder / RAY_FOLDER),
-            failure_config=api.FailureConfig(max_failures=0),
             callbacks=[Recorder(record.folder, config.optimizer.lr, attempt)],
             logging_config=api.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     }
-    trainer: DataParallelTrainer = _trainer_class(high)(**common)
+    from trainer.recovery import recovering
+
+    trainer: DataParallelTrainer = recovering(_trainer_class(high), record.place)(**common)
     return trainer
 
 
@@ -233,20 +253,25 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _training_error(failure: Exception) -> TrainerError:
     """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
-    failures = getattr(failure, "worker_failures", {}).values()
-    causes = [getattr(error, "_base_exc", error) for error in failures]  # Ray wraps them to add their traceback
-    for cause in causes:
+    from trainer.recovery import causes
+
+    raised = causes(failure)
+    for cause in raised:
         if isinstance(cause, TrainerError):  # the others then failed because this one left
             return cause
-    if causes:
-        return TrainingError(f"A worker failed: {in_a_line(causes[0])}.")
+    if raised:
+        return TrainingError(f"A worker failed: {in_a_line(raised[0])}.")
     return TrainingError(f"Ray Train gave up: {in_a_line(failure)}.")
+
+
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
     """A SIGTERM, as Kubernetes and systemd send it, stops a run as Ctrl-C does; Ray Train knows only that."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     try:
         yield
     finally:

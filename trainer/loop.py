@@ -18,8 +18,10 @@ from ray.train.torch import prepare_model
 from torch import Tensor, nn
 
 from trainer import data, device, evaluate, fetch, model, optimizer, storage
+from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import TrainingError
+from trainer.saver import Checkpoints
 
 AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
 WHITENING_SAMPLES = 5000  # as many images as it takes for the statistics of their patches to be stable
@@ -29,7 +31,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Train one model on this worker, together with the others of its group.
 
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
-    None; and ``weights``, the URI where rank 0 puts the final weights. Returns the numbers of the last report.
+    None; ``run``, the run's URI, and ``fence``, the number of its lease: there it continues from the newest checkpoint,
+    and rank 0 puts checkpoints and the final weights. Returns the numbers of the last report.
     """
     entered_at = time.time()
     config = Config.model_validate(settings["config"])
@@ -62,6 +65,10 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     optimizers = optimizer.build(network, config.optimizer)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.optimizer.label_smoothing)
 
+    # ── Where it left off ─────────────────────────────────────────────────────────────────────────────────────────────
+    checkpoints = Checkpoints(settings, config, network, optimizers, on, rank, world_size)
+    step = checkpoints.resume()
+
     _report(
         {
             "phase": "ready",
@@ -73,14 +80,17 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             "entered_at": entered_at,
             "time": time.time(),
             "data_seconds": data_seconds,
+            **checkpoints.resumed,
         }
     )
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    step = 0
-    for epoch in range(1, config.epochs + 1):
+    share_of_peak = optimizer.schedule(config.optimizer, max(0, step - 1), config.total_steps)
+    first_epoch = max(1, -(-step // config.steps_per_epoch))  # one that was trained to its end is evaluated again
+    for epoch in range(first_epoch, config.epochs + 1):
         interval = _Interval(on)
-        for batch in data.Batches(train_set, config, epoch, rank, world_size):
+        start = step - (epoch - 1) * config.steps_per_epoch
+        for batch in data.Batches(train_set, config, epoch, rank, world_size, start):
             share_of_peak = optimizer.schedule(config.optimizer, step, config.total_steps)
             _set_learning_rate(optimizers, share_of_peak)
 
@@ -90,19 +100,20 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             for parameter in parameters:
                 parameter.grad = None
             (loss * batch.weight if batch.weight != 1.0 else loss).backward()
-            if config.optimizer.grad_clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, config.optimizer.grad_clip_norm)
-            for each in optimizers:
-                each.step()
+            _update(parameters, optimizers, config.optimizer.grad_clip_norm)
 
             step += 1
             interval.add(loss, len(batch.labels))
-            if interval.is_over(step, config.report_every_s, world_size):
-                trained = interval.take()
-                _check_finite(trained["loss_sum"], epoch, step)
+            due = interval.is_over(config.report_every_s), checkpoints.is_due()
+            report, save = _rank_zero_says(due, step, on, world_size)
+            if save:
+                interval.check_finite(epoch, step)
+                checkpoints.save(step, epoch)
+            if report:
+                trained = interval.take(epoch, step) | checkpoints.take_stall()
                 _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **trained})
-        trained = interval.take()
-        _check_finite(trained["loss_sum"], epoch, step)
+        trained = interval.take(epoch, step) | checkpoints.take_stall()
+        checkpoints.save(step, epoch)
 
         # ── Evaluation: the whole test set, a share on each rank, summed exactly ──────────────────────────────────────
         evaluation_began = time.perf_counter()
@@ -121,8 +132,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         if epoch == config.epochs:
             last["confusion"] = scores.confusion.tolist()
             last["mistakes"] = evaluate.worst_mistakes(test_share, test_positions, log_probabilities)
+            checkpoints.finish()
             if rank == 0:
-                save_weights(network, settings["weights"])
+                save_weights(network, storage.join(settings["run"], WEIGHTS))
         _report({**last, "evaluation_seconds": time.perf_counter() - evaluation_began, "time": time.time()})
     return {key: last[key] for key in ("epoch", "step", "test_loss", "test_accuracy")}
 
@@ -140,18 +152,27 @@ class _Interval:
         self._loss_sum.add_(loss.detach(), alpha=samples)
         self._samples += samples
 
-    def is_over(self, step: int, seconds: float, world_size: int) -> bool:
-        over = time.perf_counter() - self._began >= seconds
-        if world_size == 1:
-            return over
-        if step % AGREE_EVERY_STEPS:
-            return False
-        return _rank_zero_says(over, self._loss_sum.device)
+    def is_over(self, seconds: float) -> bool:
+        """Whether it is time to report."""
+        return time.perf_counter() - self._began >= seconds
 
-    def take(self) -> dict[str, float]:
-        """The interval's numbers; a new one begins."""
+    def check_finite(self, epoch: int, step: int) -> float:
+        """The loss so far, summed over the samples; on a GPU this waits for it.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
         loss_sum = float(self._loss_sum)
-        now = time.perf_counter()
+        _check_finite(loss_sum, epoch, step)
+        return loss_sum
+
+    def take(self, epoch: int, step: int) -> dict[str, float]:
+        """The interval's numbers; a new one begins.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        loss_sum, now = self.check_finite(epoch, step), time.perf_counter()
         numbers = {"loss_sum": loss_sum, "samples": self._samples, "seconds": now - self._began}
         self._loss_sum.zero_()
         self._samples, self._began = 0, now
@@ -164,6 +185,13 @@ def _check_finite(loss: float, epoch: int, step: int) -> None:
             f"The loss became {loss} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, "
             "or set optimizer.grad_clip_norm=1."
         )
+
+
+def _update(parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], clip_norm: float | None) -> None:
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+    for each in optimizers:
+        each.step()
 
 
 def save_weights(network: nn.Module, uri: str) -> None:
@@ -186,10 +214,16 @@ def _summed(mine: evaluate.Scores, on: torch.device, world_size: int) -> evaluat
     return evaluate.Scores(loss_sum.cpu(), confusion.cpu())
 
 
-def _rank_zero_says(yes: bool, on: torch.device) -> bool:
-    answer = torch.tensor([yes], dtype=torch.uint8, device=on)
-    torch.distributed.broadcast(answer, src=0)
-    return bool(answer.item())
+def _rank_zero_says(answers: tuple[bool, bool], step: int, on: torch.device, world_size: int) -> tuple[bool, bool]:
+    """Rank 0's answers, for all ranks alike; with several ranks only every few steps, since asking costs time."""
+    if world_size == 1:
+        return answers
+    if step % AGREE_EVERY_STEPS:
+        return False, False
+    said = torch.tensor(answers, dtype=torch.uint8, device=on)
+    torch.distributed.broadcast(said, src=0)
+    first, second = said.tolist()
+    return bool(first), bool(second)
 
 
 def _report(numbers: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The pictures of a report: numbers of a record in, PNG bytes out. Nothing is read or written here.
 
-Points are the lines of ``metrics.jsonl`` of one attempt, each with ``elapsed``, seconds since its training began, and
+Points are the lines of ``metrics.jsonl`` that count, each with ``elapsed``, seconds since its training began, and
 ``epochs_done``, a float, added.
 A picture for which there is no finite number is left out.
 """

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from trainer import device, storage
 from trainer.config import Config, differences
 from trainer.errors import ConflictError, ResourceError
@@ -96,7 +94,7 @@ def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
     """The result of a finished run of this name and config, or None if it is to be started.
 
     Raises:
-        ConflictError: the name belongs to a run with another config, or to one that is going on.
+        ConflictError: the name belongs to a run with another config. (One that is going on is refused by its lease.)
     """
     if not record.exists():
         return None
@@ -108,24 +106,7 @@ def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
             "--name, or give it the same config."
         )
     result = record.result()
-    if result is None:
-        _check_is_not_going_on(record)
-        return None
-    return result if result["status"] == "finished" else None
-
-
-def _check_is_not_going_on(record: Record) -> None:
-    started = [event for event in record.events() if event["event"] == "run_started"]
-    if not started or started[-1]["host"] != socket.gethostname():
-        return
-    pid, created = started[-1]["pid"], started[-1]["process_created"]
-    try:
-        if abs(psutil.Process(pid).create_time() - created) < 1:
-            raise ConflictError(
-                f"name: the run {record.name} is going on in process {pid}; wait for it, or choose another --name."
-            )
-    except psutil.NoSuchProcess:
-        return
+    return result if result is not None and result["status"] == "finished" else None
 
 
 def warnings(config: Config) -> list[str]:

@@ -216,10 +216,13 @@ def event_sentence(event: dict[str, Any]) -> str | None:
     if event["event"] == "training_started":
         workers, threads = plural(event["workers"], "worker"), plural(event["threads"], "thread")
         again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+        again += f" from step {event['step']}" if event["step"] else ""
         return (
             f"training started{again}: {workers} on {event['device']}, {threads} each, "
             f"{event['precision']}: {event['precision_reason']}"
         )
+    if event["event"] == "checkpoint_damaged":
+        return f"a damaged checkpoint was put aside: {event['checkpoint']}"
     if event["event"] == "worker_failed":
         return f"worker {event['rank']} failed: {event['error']}"
     return f"warning: {event['message']}" if event["event"] == "warning" else None

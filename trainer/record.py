@@ -22,12 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer import resolve, storage
+from trainer import checkpoint, lease, resolve, storage
+from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
 
 CONFIG = "config.yaml"
-WEIGHTS = "model.safetensors"
+NOT_OF_THE_RECORD = (checkpoint.FOLDER, lease.FOLDER)  # beside it in the run's folder
 
 
 class Record:
@@ -148,7 +149,8 @@ class Record:
     def pull(self) -> None:
         """Bring the scratch folder up to the object store's state, but for the weights; nothing to do in a folder."""
         for name in storage.files(self.remote) if self.remote else ():
-            content = storage.read(storage.join(self.remote or "", name)) if name != WEIGHTS else None
+            wanted = name != WEIGHTS and name.partition("/")[0] not in NOT_OF_THE_RECORD
+            content = storage.read(storage.join(self.remote or "", name)) if wanted else None
             if content is not None:
                 storage.write(str(self.folder / name), content)
                 self._pushed[name] = _state(self.folder / name)
@@ -242,6 +244,19 @@ def find(target: str, runs: str) -> Record:
     known = [name for name in storage.folders(runs) if storage.read(storage.join(runs, name, CONFIG)) is not None]
     there = f"there are {', '.join(known[-8:])}" if known else "there are no runs"
     raise StorageError(f"{target} is neither a run in {runs} nor a run's folder; {there}.")
+
+
+def without_redone(points: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points that count: those of steps that a later attempt did again, having begun before them, are left out."""
+    began_at = {event["attempt"]: event.get("step", 0) for event in events if event["event"] == "training_started"}
+    kept: list[dict[str, Any]] = []
+    for point in points:
+        if kept and point["attempt"] != kept[-1]["attempt"]:
+            kept = [each for each in kept if each["step"] <= began_at.get(point["attempt"], 0)]
+        if kept and not point["samples"] and point["step"] == kept[-1]["step"]:
+            continue  # an epoch that had been trained to its end is only evaluated again
+        kept.append(point)
+    return kept
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -49,6 +49,8 @@ class Recorder(UserCallback):
         self._workers = len(metrics)
         self._evaluation_seconds = 0.0
         first = metrics[0]
+        for damaged in first["damaged"]:
+            record.add_event("checkpoint_damaged", checkpoint=damaged)
         record.add_event(
             "training_started",
             attempt=self._attempt,
@@ -56,6 +58,8 @@ class Recorder(UserCallback):
             processes_began_at=max(each["process_began_at"] for each in metrics),
             entered_at=max(each["entered_at"] for each in metrics),
             started_at=max(each["time"] for each in metrics),
+            step=first["step"],
+            resumed_from=first["resumed_from"],
             data_seconds=max(each["data_seconds"] for each in metrics),
             **{key: first[key] for key in ("device", "precision", "precision_reason", "threads")},
         )
@@ -74,6 +78,7 @@ class Recorder(UserCallback):
             "train_loss": sum(each["loss_sum"] for each in metrics) / samples if samples else None,
             "samples": samples,
             "seconds": round(seconds, 6),
+            "saving_seconds": round(max(each["saving_seconds"] for each in metrics), 6),
             "samples_per_second": round(samples / seconds, 1) if seconds else None,
         }
         if first["phase"] == "epoch":

@@ -22,7 +22,7 @@ import numpy as np
 from trainer import plots
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
-from trainer.record import Record
+from trainer.record import Record, without_redone
 from trainer.result import class_accuracy, without_report
 
 EVENTS_SHOWN = 200  # the newest ones
@@ -31,7 +31,7 @@ POINTS_IN_TIME = ("process_created", "started_at", "finished_at", "ended_at")  #
 
 @dataclass(frozen=True)
 class Run:
-    """What a record holds, checked; `points` are those of the last attempt that has any, as `plots` wants them.
+    """What a record holds, checked; `points` are those that count, as `plots` wants them.
 
     `began` is when the last process of the run began, `seen` its last sign of life; seconds since 1970, or None.
     """
@@ -129,7 +129,7 @@ def read(record: Record) -> Run:
             record.name,
             config,
             environment=record.environment(),
-            points=_last_attempt(points, events, config),
+            points=_counting(points, events, config),
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
@@ -157,16 +157,16 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
     return {key: [each[key] for each in flat] for key in flat[0] if any(each[key] != flat[0][key] for each in flat)}
 
 
-def _last_attempt(points: list[dict[str, Any]], events: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    if not points:
+def _counting(points: list[dict[str, Any]], events: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    counting = without_redone(points, events)
+    if not counting:
         return []
-    last = [point for point in points if point["attempt"] == points[-1]["attempt"]]
-    began = last[0]["time"] - last[0]["seconds"]
+    began = counting[0]["time"] - counting[0]["seconds"]
     for event in events:
-        if event["event"] == "training_started" and event["attempt"] == last[0]["attempt"]:
+        if event["event"] == "training_started" and event["attempt"] == counting[0]["attempt"]:
             began = event["started_at"]
     epoch = config.steps_per_epoch
-    return [point | {"elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in last]
+    return [point | {"elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in counting]
 
 
 def _evaluation(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from trainer import device
+from trainer import device, goodput
 from trainer.config import CLASSES
 from trainer.errors import ExitCode
 from trainer.record import Record
@@ -40,6 +40,7 @@ def summarise(record: Record, clock: Clock, status: str, error: Exception | None
         "attempt": last.get("attempt"),
         "config_sha256": record.config().sha256,
         "seconds": seconds_by_part(record, clock, now),
+        "goodput": goodput.account(record.events(), record.points(), now),
         "started_at": clock.began,
         "ended_at": now,
     }

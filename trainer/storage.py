@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -99,11 +100,62 @@ def write(uri: str, content: bytes) -> None:
             store, key = _locate(uri)
             obstore.put(store, key, content)
             return
-        file = Path(uri)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_bytes(content)
-        partial.replace(file)
+        partial = _written_aside(Path(uri), content)
+        partial.replace(uri)
+        _keep(Path(uri).parent)
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Put an object if there is none of that name; whether this call made it. Of many at once, one does.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _sentences(uri, "written"):
+        if is_remote(uri):
+            import obstore
+            from obstore.exceptions import AlreadyExistsError
+
+            store, key = _locate(uri)
+            try:
+                obstore.put(store, key, content, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                # a request whose answer was lost is sent again by the client, and then meets its own object
+                return read(uri) == content
+            return True
+        partial = _written_aside(Path(uri), content)
+        try:
+            os.link(partial, uri)  # unlike a rename, it fails if the name is taken
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        _keep(Path(uri).parent)
+        return True
+
+
+def _written_aside(file: Path, content: bytes) -> Path:
+    """The content on the disk, under a name of this thread's own beside the file's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        with partial.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError:  # a full disk: leave nothing half-written
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
+
+
+def _keep(folder: Path) -> None:
+    """Let the names in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def delete(uri: str) -> None:
@@ -121,6 +173,13 @@ def delete(uri: str) -> None:
         store, key = _locate(uri)
         with suppress(FileNotFoundError):
             obstore.delete(store, key)
+
+
+def remove_folder(uri: str) -> None:
+    """Remove an empty folder; object stores have none."""
+    with suppress(OSError):
+        if not is_remote(uri):
+            Path(uri).rmdir()
 
 
 def files(uri: str) -> list[str]:

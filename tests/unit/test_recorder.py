@@ -17,6 +17,9 @@ def ready(**changes):
         "threads": 1,
         "workers": 2,
         "data_seconds": 0.1,
+        "damaged": [],
+        "step": 0,
+        "resumed_from": None,
         **changes,
     }
 
@@ -30,6 +33,7 @@ def progress(**changes):
         "loss_sum": 10.0,
         "samples": 4,
         "seconds": 2.0,
+        "saving_seconds": 0.0,
         **changes,
     }
 

@@ -258,12 +258,12 @@ def test_an_interrupted_run_has_a_page(tmp_path: Path) -> None:
     assert "which this run has not finished." in text
 
 
-def test_curves_are_of_the_last_attempt_and_the_page_says_so(tmp_path: Path) -> None:
+def test_curves_show_what_was_done_again_once_and_the_page_says_so(tmp_path: Path) -> None:
     record = make(tmp_path / "again")
     add_attempt(record, 1, losses=(9.0, 9.0))
     add_attempt(record, 2, losses=(2.0, 1.0))
     text = Page(report.write(record)).text
-    assert "There were 2 attempts; numbers and curves are of attempt 2." in text
+    assert "There were 2 attempts; steps that were done again are shown once." in text
     assert "92.46%" in text
     assert "82.46%" not in text
     alone = make(tmp_path / "alone")

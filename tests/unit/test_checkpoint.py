@@ -1,0 +1,143 @@
+import json
+import random
+
+import pytest
+from object_store import BUCKET, s3_server
+
+from trainer import checkpoint, storage
+from trainer.checkpoint import Checkpoint
+from trainer.errors import CheckpointError
+
+FILES = {
+    "model.safetensors": bytes(range(256)) * 40,
+    "optimizer.safetensors": b"o" * 1000,
+    "state.json": b'{"step": 7}',
+}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        storage._store.cache_clear()
+        yield f"s3://{BUCKET}"
+        storage._store.cache_clear()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def run(request, tmp_path):
+    """The URI of a run that has no checkpoint yet, in a folder or in an S3 server."""
+    if request.param == "folder":
+        return str(tmp_path / "r")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def none_expected(found, damage):
+    raise AssertionError(f"{found.name} was quarantined: {damage}")
+
+
+def commit(run, *steps):
+    for step in steps:
+        checkpoint.commit(run, Checkpoint(step, 1), {**FILES, "state.json": json.dumps({"step": step}).encode()}, {})
+
+
+def path(run, step, name):
+    return storage.join(run, checkpoint.FOLDER, Checkpoint(step, 1).name, name)
+
+
+def test_the_newest_is_found_and_read_back_byte_by_byte(run):
+    commit(run, 5, 70, 8)
+    found, files, manifest = checkpoint.newest_valid(run, none_expected)
+    assert (found.step, manifest["step"]) == (70, 70)
+    assert files == {**FILES, "state.json": b'{"step": 70}'}
+
+
+def test_a_run_without_checkpoints_has_none(run):
+    assert checkpoint.newest_valid(run, none_expected) is None
+
+
+def test_without_its_manifest_a_checkpoint_is_none(run):
+    commit(run, 5, 8)
+    storage.delete(path(run, 8, checkpoint.MANIFEST))
+    found, *_ = checkpoint.newest_valid(run, none_expected)
+    assert found.step == 5
+    assert [each.step for each in checkpoint.look(run).unfinished] == [8]
+
+
+@pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "missing"])
+def test_a_damaged_file_is_found_the_checkpoint_marked_and_the_older_one_taken(run, name, damage):
+    commit(run, 5, 8)
+    whole = storage.read(path(run, 8, name))
+    if damage == "missing" and name == checkpoint.MANIFEST:
+        pytest.skip("without a manifest it is no checkpoint: the test above")
+    if damage == "missing":
+        storage.delete(path(run, 8, name))
+    else:
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        storage.write(path(run, 8, name), {"flipped": flipped, "cut": whole[:middle], "emptied": b""}[damage])
+    seen = []
+    found, *_ = checkpoint.newest_valid(run, lambda which, what: seen.append((which.step, what)))
+    assert found.step == 5
+    assert [step for step, _ in seen] == [8]
+    assert name in seen[0][1]
+    assert [each.step for each in checkpoint.look(run).quarantined] == [8]
+    again, *_ = checkpoint.newest_valid(run, none_expected)  # it is not tried a second time
+    assert again.step == 5
+
+
+def test_a_thousand_random_damages_are_all_detected(tmp_path):
+    run, luck = str(tmp_path / "r"), random.Random(0)
+    commit(run, 8)
+    names = [*FILES, checkpoint.MANIFEST]
+    whole = {name: storage.read(path(run, 8, name)) for name in names}
+    for _ in range(1000):
+        name = luck.choice(names)
+        content = bytearray(whole[name])
+        how = luck.choice(["flip", "cut", "delete"])
+        if how == "flip":
+            content[luck.randrange(len(content))] ^= 1 << luck.randrange(8)
+        (tmp_path / "r" / "checkpoints" / Checkpoint(8, 1).name / name).unlink()
+        if how != "delete":
+            cut = content[: luck.randrange(len(content))] if how == "cut" else content
+            (tmp_path / "r" / "checkpoints" / Checkpoint(8, 1).name / name).write_bytes(cut)
+        with pytest.raises(CheckpointError):
+            checkpoint.read(run, Checkpoint(8, 1))
+        storage.write(path(run, 8, name), whole[name])
+    checkpoint.read(run, Checkpoint(8, 1))
+
+
+def test_if_all_are_damaged_the_run_stops_loudly_and_stays_stopped(run):
+    commit(run, 5, 8)
+    for step in (5, 8):
+        storage.write(path(run, step, "model.safetensors"), b"")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints is intact"):
+            checkpoint.newest_valid(run, lambda *_: None)
+
+
+def test_of_two_writers_of_one_checkpoint_the_second_is_refused(run):
+    commit(run, 5)
+    with pytest.raises(CheckpointError, match="committed before"):
+        checkpoint.commit(run, Checkpoint(5, 1), FILES, {"other": 1})
+
+
+def test_pruning_keeps_the_newest_and_what_is_named_and_takes_leftovers(run):
+    commit(run, 1, 2, 3, 4, 5)
+    storage.write(path(run, 3, "x"), b"")
+    storage.write(storage.join(run, checkpoint.FOLDER, Checkpoint(2, 9).name, "model.safetensors"), b"half")
+    storage.write(storage.join(run, checkpoint.FOLDER, Checkpoint(6, 1).name, "model.safetensors"), b"being saved")
+    gone = checkpoint.prune(run, keep=2, besides=[1])
+    assert [each.step for each in gone] == [3, 2]
+    found = checkpoint.look(run)
+    assert [each.step for each in found.committed] == [5, 4, 1]
+    assert [each.step for each in found.unfinished] == [6]
+    assert not any("step-00000002" in name for name in storage.files(run))
+
+
+def test_pruning_never_takes_the_newest(run):
+    commit(run, 1)
+    assert checkpoint.prune(run, keep=0) == []
+    assert [each.step for each in checkpoint.look(run).committed] == [1]

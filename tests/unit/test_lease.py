@@ -1,0 +1,114 @@
+import json
+import multiprocessing
+import os
+import threading
+import time
+
+import pytest
+
+from trainer import lease, storage
+from trainer.errors import ConflictError, StorageError
+from trainer.lease import Lease
+
+
+def ignore():
+    raise AssertionError("it was lost")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(tmp_path / "r")
+
+
+def claimed_by(run, number=1, host="elsewhere", pid=1, age=0.0):
+    """A claim of another process, with its last sign of life `age` seconds ago."""
+    storage.write(lease._object(run, number, "json"), json.dumps({"host": host, "pid": pid, "created": 1.0}).encode())
+    storage.write(lease._object(run, number, "alive"), json.dumps({"time": time.time() - age}).encode())
+
+
+def test_each_claim_has_a_higher_number_than_the_one_before(run):
+    for number in (1, 2, 3):
+        held = Lease(run, ignore)
+        assert held.fence == number
+        assert lease.is_mine(run, number)
+        held.__exit__()
+
+
+def test_a_run_that_is_trained_elsewhere_is_refused_with_the_owner_named(run):
+    claimed_by(run, pid=4711, age=lease.EXPIRES_AFTER_S - 5)
+    with pytest.raises(ConflictError, match="process 4711 on elsewhere trains"):
+        Lease(run, ignore)
+
+
+def test_a_claim_without_a_sign_of_life_is_taken_over(run):
+    claimed_by(run, age=lease.EXPIRES_AFTER_S + 1)
+    held = Lease(run, ignore)
+    assert held.fence == 2
+    assert not lease.is_mine(run, 1)
+    held.__exit__()
+
+
+def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):
+    def claim_and_die():
+        Lease(run, ignore)
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=claim_and_die)
+    process.start()
+    process.join(30)
+    assert lease.newest(run) == 1
+    held = Lease(run, ignore)
+    assert held.fence == 2
+    held.__exit__()
+
+
+def test_of_many_at_once_one_gets_the_run(run):
+    results = []
+    together = threading.Barrier(20)
+
+    def try_it():
+        together.wait(10)
+        try:
+            results.append(Lease(run, ignore))
+        except ConflictError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=try_it) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    won = [each for each in results if isinstance(each, Lease)]
+    assert (len(won), len(results)) == (1, 20)
+    won[0].__exit__()
+
+
+def test_an_owner_that_was_replaced_is_told_by_whom(run, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.02)
+    told = threading.Event()
+    held = Lease(run, told.set)
+    claimed_by(run, number=2, pid=4712)
+    assert told.wait(10)
+    assert held.taken_by == "process 4712 on elsewhere"
+    held.__exit__()
+
+
+def test_the_owner_renews_its_claim_and_an_outage_of_the_store_does_not_end_it(run, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.02)
+    held = Lease(run, ignore)
+    writes = []
+    real = storage.write
+
+    def failing(uri, content):
+        writes.append(uri)
+        if len(writes) < 4:
+            raise StorageError("away")
+        real(uri, content)
+
+    monkeypatch.setattr(storage, "write", failing)
+    before = lease._load(run, 1, "alive")["time"]
+    until = time.monotonic() + 10
+    while lease._load(run, 1, "alive")["time"] == before:
+        assert time.monotonic() < until
+    assert len(writes) >= 4
+    held.__exit__()

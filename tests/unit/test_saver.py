@@ -1,0 +1,155 @@
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import checkpoint, lease, model, optimizer, resolve, saver, storage
+from trainer.errors import CheckpointError, StorageError
+from trainer.saver import Saver
+
+CPU = torch.device("cpu")
+
+
+def training(name, seed=0):
+    """A small network with dropout, its optimizers, and a function that trains it one step."""
+    settings = ["model.hidden=[16]", "model.dropout=0.5", f"optimizer.name={name}", "optimizer.lr=0.01"]
+    config = resolve.load(None, None, settings)
+    torch.manual_seed(seed)
+    network = model.build(config.model)
+    optimizers = optimizer.build(network, config.optimizer)
+
+    def step():
+        loss = nn.functional.cross_entropy(network(torch.rand(8, 784)), torch.randint(10, (8,)))
+        network.zero_grad()
+        loss.backward()
+        for each in optimizers:
+            each.step()
+
+    return network, optimizers, step
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_training_goes_on_from_a_state_as_if_nothing_had_happened(name):
+    network, optimizers, step = training(name)
+    for _ in range(3):
+        step()
+    files = saver.to_files(saver.capture(network, optimizers, CPU, 1))
+    for _ in range(3):
+        step()
+    expected = saver.capture(network, optimizers, CPU, 1)
+    network, optimizers, step = training(name, seed=9)  # another process
+    assert saver.restore(saver.from_files(files), network, optimizers, CPU, 0)
+    for _ in range(3):
+        step()
+    again = saver.capture(network, optimizers, CPU, 1)
+    assert again.keys() == expected.keys()
+    assert [key for key in again if not torch.equal(again[key], expected[key])] == []
+
+
+def test_a_state_is_a_copy_that_later_steps_do_not_change():
+    network, optimizers, step = training("muon")
+    step()
+    state = saver.capture(network, optimizers, CPU, 1)
+    before = saver.to_files(state)
+    step()
+    assert saver.to_files(state) == before
+
+
+def test_a_rank_that_was_not_there_is_told_so():
+    network, optimizers, step = training("sgd")
+    step()
+    assert not saver.restore(saver.capture(network, optimizers, CPU, 1), network, optimizers, CPU, 1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    with lease.Lease(str(tmp_path / "r"), lambda: None):
+        yield str(tmp_path / "r")
+
+
+def state(value=0.0):
+    return {"model.w": torch.full((3,), value), "optimizer.0.0.m": torch.zeros(3), "rng.0.cpu": torch.get_rng_state()}
+
+
+def test_what_is_given_is_committed_with_its_facts(run):
+    saves = Saver(run, 1, {"seed": 4}, every_s=30, keep=3, max_outage_s=1)
+    saves.save(7, 2, state(1.0))
+    saves.finish()
+    found, files, manifest = checkpoint.newest_valid(run, None)
+    assert (found.step, manifest["epoch"], manifest["seed"]) == (7, 2, 4)
+    assert torch.equal(saver.from_files(files)["model.w"], torch.ones(3))
+
+
+def test_while_one_is_being_saved_the_newest_waits_and_those_between_are_left_out(run, monkeypatch):
+    go, began = threading.Event(), threading.Event()
+    real = checkpoint.commit
+
+    def slow(*arguments):
+        began.set()
+        assert go.wait(10)
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "commit", slow)
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves.save(1, 1, state())
+    assert began.wait(10)
+    for step in (2, 3, 4):
+        saves.save(step, 1, state())  # returns at once: training is not held up
+    go.set()
+    saves.finish()
+    assert [each.step for each in checkpoint.look(run).committed] == [4, 1]
+
+
+def test_an_outage_shorter_than_allowed_costs_nothing(run, monkeypatch):
+    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    tries, real = [], storage.write
+
+    def failing(uri, content):
+        if checkpoint.FOLDER in uri:
+            tries.append(uri)
+            if len(tries) < 5:
+                raise StorageError("storage: away.")
+        real(uri, content)
+
+    monkeypatch.setattr(storage, "write", failing)
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=30)
+    saves.save(1, 1, state())
+    saves.finish()
+    assert [each.step for each in checkpoint.look(run).committed] == [1]
+
+
+def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_end(run, monkeypatch):
+    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+
+    def failing(uri, content):
+        raise StorageError("storage: away.")
+
+    monkeypatch.setattr(checkpoint, "commit", lambda *_: failing("", b""))
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=0.05)
+    saves.save(1, 1, state())
+    with pytest.raises(StorageError, match=r"storage: away. No checkpoint could be saved for 0 s"):
+        saves.finish()
+    with pytest.raises(StorageError):
+        saves.save(2, 1, state())
+
+
+def test_a_process_whose_run_was_taken_over_commits_nothing(run):
+    storage.write(lease._object(run, 2, "json"), b"{}")
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves.save(1, 1, state())
+    with pytest.raises(CheckpointError, match="Another process has taken over"):
+        saves.finish()
+    assert checkpoint.look(run).committed == []
+
+
+def test_it_is_due_when_the_time_is_over_and_not_before(run, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    assert not saves.is_due()
+    now[0] += 30
+    assert saves.is_due()
+    monkeypatch.setattr(saver.time, "monotonic", time.perf_counter)
+    saves.finish()

@@ -1,0 +1,208 @@
+"""What a checkpoint holds, and how one is committed, found, verified and pruned.
+
+A checkpoint is ``<run>/checkpoints/step-<step>-<fence>/``: its files, and last of all ``MANIFEST.json`` with the size
+and sha256 of each and of itself. No manifest, no checkpoint. One that does not verify is marked and never taken again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer import storage
+from trainer.errors import CheckpointError
+
+FOLDER = "checkpoints"
+MANIFEST = "MANIFEST.json"
+QUARANTINED = "QUARANTINED.json"
+FORMAT = 1
+INTACT = "intact"
+NAME = re.compile(r"step-(\d{8})-(\d{4})")
+WEIGHTS = "model.safetensors"  # of the run itself, beside the folder: its final weights, for whoever wants them
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """One that was committed: after `step` optimizer steps, by the writer with this `fence`."""
+
+    step: int
+    fence: int
+
+    @property
+    def name(self) -> str:
+        """Its folder; names sort as checkpoints do."""
+        return f"step-{self.step:08}-{self.fence:04}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a run's checkpoint folder."""
+
+    committed: list[Checkpoint]  # newest first
+    quarantined: list[Checkpoint]
+    unfinished: list[Checkpoint]
+
+
+def look(run: str) -> Found:
+    """Which checkpoints the run at the URI `run` has, by their names alone.
+
+    Raises:
+        StorageError: they cannot be listed.
+    """
+    held: dict[Checkpoint, set[str]] = {}
+    for path in storage.files(storage.join(run, FOLDER)):
+        folder, _, file = path.partition("/")
+        if match := NAME.fullmatch(folder):
+            held.setdefault(Checkpoint(int(match[1]), int(match[2])), set()).add(file)
+    newest_first = sorted(held, reverse=True)
+    return Found(
+        [each for each in newest_first if MANIFEST in held[each] and QUARANTINED not in held[each]],
+        [each for each in newest_first if QUARANTINED in held[each]],
+        [each for each in newest_first if not held[each] & {MANIFEST, QUARANTINED}],
+    )
+
+
+def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+    """Write a checkpoint's files, and its manifest when all are there. `facts` go into the manifest as they are.
+
+    Raises:
+        StorageError: the storage does not take it; older checkpoints are as they were.
+        CheckpointError: there is one of this name already.
+    """
+    place = storage.join(run, FOLDER, checkpoint.name)
+    for name, content in files.items():
+        storage.write(storage.join(place, name), content)
+    manifest = {
+        "format": FORMAT,
+        **facts,
+        "step": checkpoint.step,
+        "fence": checkpoint.fence,
+        "files": {name: {"size": len(content), "sha256": _sha256(content)} for name, content in files.items()},
+    }
+    if not storage.create(storage.join(place, MANIFEST), _sealed(manifest)):
+        raise CheckpointError(
+            f"{place} was committed before, and not by this save; another process writes to this run."
+        )
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    return json.dumps({"manifest": manifest, "sha256": _sha256(text.encode())}, indent=1, sort_keys=True).encode()
+
+
+def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """A checkpoint's files and its manifest, every byte verified.
+
+    Raises:
+        StorageError: the storage does not answer, which says nothing of the checkpoint.
+        CheckpointError: it is damaged; says how.
+    """
+    place = storage.join(run, FOLDER, checkpoint.name)
+    manifest = _manifest(storage.read(storage.join(place, MANIFEST)), checkpoint)
+    files = {}
+    for name, expected in manifest["files"].items():
+        content = storage.read(storage.join(place, name))
+        if content is None:
+            raise CheckpointError(f"{name} is missing")
+        if len(content) != expected["size"]:
+            raise CheckpointError(f"{name} has {len(content)} bytes instead of {expected['size']}")
+        if _sha256(content) != expected["sha256"]:
+            raise CheckpointError(f"{name} is not what was written: its sha256 is another")
+        files[name] = content
+    return files, manifest
+
+
+def _manifest(content: bytes | None, checkpoint: Checkpoint) -> dict[str, Any]:
+    if content is None:
+        raise CheckpointError(f"{MANIFEST} is missing")
+    try:
+        sealed = json.loads(content)
+        manifest: dict[str, Any] = sealed["manifest"]
+        intact = sealed["sha256"] == _sha256(json.dumps(manifest, indent=1, sort_keys=True).encode())
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{MANIFEST} is cut or damaged") from None
+    if not intact or (manifest["step"], manifest["fence"]) != (checkpoint.step, checkpoint.fence):
+        raise CheckpointError(f"{MANIFEST} is not what was written: its sha256 is another")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{MANIFEST} has format {manifest['format']}; this trainer reads {FORMAT}")
+    return manifest
+
+
+def newest_valid(
+    run: str, quarantined: Callable[[Checkpoint, str], None]
+) -> tuple[Checkpoint, dict[str, bytes], dict[str, Any]] | None:
+    """The newest checkpoint that verifies, or None where there never was one; damaged ones are marked on the way.
+
+    Raises:
+        StorageError: the storage does not answer.
+        CheckpointError: there are checkpoints and none of them is valid: starting again would hide that.
+    """
+    found = look(run)
+    for checkpoint in found.committed:
+        try:
+            return checkpoint, *read(run, checkpoint)
+        except CheckpointError as damage:  # noqa: PERF203 # each one may be damaged in its own way
+            mark(run, checkpoint, str(damage))
+            quarantined(checkpoint, str(damage))
+    lost = sorted([*found.committed, *found.quarantined], reverse=True)
+    if lost:
+        raise CheckpointError(
+            f"{storage.join(run, FOLDER)}: none of the {len(lost)} checkpoints is intact ({lost[0].name} and older), "
+            "so the run cannot continue; restore one, or begin again under another name."
+        )
+    return None
+
+
+def verdict(run: str, checkpoint: Checkpoint) -> str:
+    """INTACT, or what is wrong with a checkpoint; it stays as it is.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    try:
+        read(run, checkpoint)
+    except CheckpointError as damage:
+        return str(damage)
+    return INTACT
+
+
+def mark(run: str, checkpoint: Checkpoint, damage: str) -> None:
+    """Put a damaged checkpoint aside: it stays, for whoever wants to know, and is never loaded."""
+    content = json.dumps({"damage": damage}).encode()
+    storage.write(storage.join(run, FOLDER, checkpoint.name, QUARANTINED), content)
+
+
+def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
+    """Delete all but the newest `keep` committed checkpoints and those after the steps `besides`; which went.
+
+    What interrupted saves left behind goes too, if it is older than the newest commit. Damaged ones stay.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = look(run)
+    if not found.committed:
+        return []
+    kept = set(besides)
+    gone = [each for each in found.committed[max(1, keep) :] if each.step not in kept]
+    left = [each for each in found.unfinished if each < found.committed[0]]
+    for checkpoint in [*gone, *left]:
+        remove(run, checkpoint)
+    return gone
+
+
+def remove(run: str, checkpoint: Checkpoint) -> None:
+    """Delete a checkpoint: the manifest first, so that it is whole or no checkpoint at any moment."""
+    place = storage.join(run, FOLDER, checkpoint.name)
+    storage.delete(storage.join(place, MANIFEST))
+    for name in storage.files(place):
+        storage.delete(storage.join(place, name))
+    storage.remove_folder(place)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,258 @@
+"""Saving behind the training: a worker copies its state between two steps, and a thread commits the copy.
+
+The state is plain tensors by name: ``model.<parameter>``, ``optimizer.<i>.<j>.<value>`` for value ``<value>`` of
+parameter ``j`` in optimizer ``i``, and ``rng.<rank>.cpu`` and ``.device``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from trainer import __version__, checkpoint, fetch, lease
+from trainer.checkpoint import Checkpoint
+from trainer.config import Config
+from trainer.errors import CheckpointError, StorageError
+
+FILES = {"model": "model.safetensors", "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
+RETRY_EVERY_S = 2.0
+
+State = dict[str, Tensor]
+
+
+def capture(network: nn.Module, optimizers: list[torch.optim.Optimizer], on: torch.device, world_size: int) -> State:
+    """A copy of all that the next step depends on, in host memory. Every rank must call it: rank 0 gets all RNGs."""
+    state = {f"model.{name}": _copy(tensor) for name, tensor in network.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        for j, values in optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{j}.{key}": _copy(value) for key, value in values.items() if value is not None}
+    mine = {"cpu": torch.get_rng_state()} | ({"device": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
+    everyone = [mine]
+    if world_size > 1:
+        everyone = [{} for _ in range(world_size)]
+        torch.distributed.all_gather_object(everyone, mine)
+    state |= {f"rng.{rank}.{kind}": rng for rank, kinds in enumerate(everyone) for kind, rng in kinds.items()}
+    return state
+
+
+def _copy(value: Any) -> Tensor:
+    return torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+
+
+def restore(
+    state: State, network: nn.Module, optimizers: list[torch.optim.Optimizer], on: torch.device, rank: int
+) -> bool:
+    """Put a state back, in place; whether the RNG of this rank was among it (else the number of workers changed)."""
+    network.load_state_dict({name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")})
+    for i, optimizer in enumerate(optimizers):
+        values: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith(f"optimizer.{i}."):
+                _, _, j, key = name.split(".", 3)
+                values.setdefault(int(j), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+    if f"rng.{rank}.cpu" not in state:
+        return False
+    torch.set_rng_state(state[f"rng.{rank}.cpu"])
+    if on.type == "cuda" and f"rng.{rank}.device" in state:
+        torch.cuda.set_rng_state(state[f"rng.{rank}.device"], on)
+    return True
+
+
+def to_files(state: State) -> dict[str, bytes]:
+    """A state as the files of a checkpoint."""
+    return {
+        file: safetensors.torch.save({name: t for name, t in state.items() if name.startswith(f"{part}.")})
+        for part, file in FILES.items()
+    }
+
+
+def from_files(files: Mapping[str, bytes]) -> State:
+    """The state in a checkpoint's files."""
+    return {name: t for file in FILES.values() for name, t in safetensors.torch.load(files[file]).items()}
+
+
+class Saver:
+    """Rank 0's: commits the newest state it was given, one at a time, and keeps the last few.
+
+    `fence` is the number of the run's lease: once another has claimed the run, nothing is committed any more.
+    """
+
+    def __init__(self, run: str, fence: int, facts: Mapping[str, Any], every_s: float, keep: int, max_outage_s: float):
+        self._run, self._fence, self._facts = run, fence, facts
+        self._every_s, self._keep, self._max_outage_s = every_s, keep, max_outage_s
+        self._given = time.monotonic()
+        self._waiting: tuple[int, int, State] | None = None
+        self._failure: CheckpointError | StorageError | None = None
+        self._change = threading.Condition()
+        self._busy = self._over = False
+        self._thread = threading.Thread(target=self._commit_all, name="save-checkpoints", daemon=True)
+        self._thread.start()
+
+    def is_due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._given >= self._every_s
+
+    def save(self, step: int, epoch: int, state: State) -> None:
+        """Take a state, made after `step` steps, in place of one that still waits.
+
+        Raises:
+            CheckpointError, StorageError: earlier ones could not be saved, and training on would risk too much.
+        """
+        with self._change:
+            self._raise_failure()
+            self._waiting, self._given = (step, epoch, state), time.monotonic()
+            self._change.notify_all()
+
+    def finish(self) -> None:
+        """Return when the last state is committed.
+
+        Raises:
+            CheckpointError, StorageError: it could not be.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._failure or not (self._busy or self._waiting))
+            self._over = True
+            self._change.notify_all()
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _commit_all(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._over or self._waiting)
+                if self._waiting is None:
+                    return
+                (step, epoch, state), self._waiting, self._busy = self._waiting, None, True
+            failure = self._committed(Checkpoint(step, self._fence), epoch, to_files(state))
+            with self._change:
+                self._failure, self._busy = failure, False
+                self._change.notify_all()
+                if failure is not None:
+                    return
+
+    def _committed(
+        self, which: Checkpoint, epoch: int, files: dict[str, bytes]
+    ) -> CheckpointError | StorageError | None:
+        began = time.monotonic()
+        while True:
+            error = self._tried(which, epoch, files)
+            if not isinstance(error, StorageError):
+                return error
+            if time.monotonic() - began >= self._max_outage_s:
+                return StorageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
+            time.sleep(RETRY_EVERY_S)
+
+    def _tried(self, which: Checkpoint, epoch: int, files: dict[str, bytes]) -> CheckpointError | StorageError | None:
+        try:
+            if not lease.is_mine(self._run, self._fence):
+                return CheckpointError(f"Another process has taken over {self._run}; this one stops.")
+            checkpoint.commit(self._run, which, files, {**self._facts, "epoch": epoch})
+            checkpoint.prune(self._run, self._keep)
+        except (CheckpointError, StorageError) as error:
+            return error
+        return None
+
+
+class Checkpoints:
+    """A run's checkpoints as one rank of its training sees them; `settings` as for `loop.train`.
+
+    `resumed` says where training began: ``step``, ``resumed_from`` (a checkpoint's name, or None), and ``damaged``, a
+    sentence for each checkpoint that was put aside.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        config: Config,
+        network: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        on: torch.device,
+        rank: int,
+        world_size: int,
+    ):
+        self._run, self._config, self._network, self._optimizers = settings["run"], config, network, optimizers
+        self._on, self._rank, self._world_size = on, rank, world_size
+        self.resumed: dict[str, Any] = {"step": 0, "resumed_from": None, "damaged": []}
+        self._stall_s = 0.0
+        self._saver: Saver | None = None
+        if rank == 0:
+            checkpoints = config.checkpoint
+            self._saver = Saver(
+                self._run,
+                settings["fence"],
+                {
+                    "config_sha256": config.sha256,
+                    "data_sha256": {name: facts.sha256 for name, facts in fetch.FILES.items()},
+                    "world_size": world_size,
+                    "seed": config.seed,
+                    "versions": {"trainer": __version__, "torch": torch.__version__},
+                },
+                checkpoints.every_s,
+                checkpoints.keep,
+                checkpoints.max_outage_s,
+            )
+
+    def resume(self) -> int:
+        """Continue from the newest valid checkpoint, if there is one: how many steps are done.
+
+        Raises:
+            StorageError, CheckpointError: the storage does not answer, or no checkpoint is intact.
+        """
+        name: list[Checkpoint | None] = [None]
+        files: dict[str, bytes] = {}
+        if self._rank == 0:  # one rank judges, and the others take the same
+            name[0], files, _ = checkpoint.newest_valid(self._run, self._note_damage) or (None, {}, {})
+        if self._world_size > 1:
+            torch.distributed.broadcast_object_list(name, src=0)
+        if name[0] is None:
+            return 0
+        if self._rank != 0:
+            files, _ = checkpoint.read(self._run, name[0])
+        if not restore(from_files(files), self._network, self._optimizers, self._on, self._rank):
+            torch.manual_seed(self._config.seed + self._rank + name[0].step)  # a rank that was not there before
+        self.resumed |= {"step": name[0].step, "resumed_from": name[0].name}
+        return name[0].step
+
+    def _note_damage(self, which: Checkpoint, damage: str) -> None:
+        self.resumed["damaged"].append(f"{which.name}: {damage}")
+
+    def is_due(self) -> bool:
+        """Whether it is time to save; rank 0 knows."""
+        return self._saver is not None and self._saver.is_due()
+
+    def save(self, step: int, epoch: int) -> None:
+        """Save the state after `step` steps; every rank must call it.
+
+        Raises:
+            StorageError, CheckpointError: as `Saver.save`.
+        """
+        began = time.perf_counter()
+        state = capture(self._network, self._optimizers, self._on, self._world_size)
+        if self._saver is not None:
+            self._saver.save(step, epoch, state)
+        self._stall_s += time.perf_counter() - began
+
+    def take_stall(self) -> dict[str, float]:
+        """For how long saving held up training since the last call, as ``saving_seconds``."""
+        stall, self._stall_s = self._stall_s, 0.0
+        return {"saving_seconds": stall}
+
+    def finish(self) -> None:
+        """Return when the last state is saved.
+
+        Raises:
+            StorageError, CheckpointError: as `Saver.finish`.
+        """
+        if self._saver is not None:
+            self._saver.finish()
