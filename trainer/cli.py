@@ -169,9 +169,8 @@ def checkpoints(
         _say(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
         return
     found = checkpoint.look(place)
-    states = {each: "committed" for each in found.committed}
-    states |= {each: "damaged, put aside" for each in found.quarantined}
-    states |= {each: "unfinished" for each in found.unfinished}
+    states = dict.fromkeys(found.committed, "committed")
+    states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
     if deed is Deed.VERIFY:
         states |= {each: checkpoint.verdict(place, each) for each in found.committed}
     table = Table("checkpoint", "step", "state", box=None)

@@ -15,6 +15,7 @@ learning, which divides time into productive and several kinds of lost):
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from trainer.record import without_redone
@@ -39,7 +40,7 @@ def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: flo
     ends = {event["attempt"]: event["finished_at"] for event in events if event["event"] == "training_finished"}
     if starts:
         seconds["start_up"] = starts[0]["started_at"] - began
-    for before, after in zip(starts, starts[1:], strict=False):
+    for before, after in itertools.pairwise(starts):
         last_seen, failed = _end_of(before["attempt"], before["started_at"], events, points)
         seconds["redone"] += failed - last_seen  # trained, and lost before it was reported
         seconds["recovery"] += after["started_at"] - failed
