@@ -1,5 +1,10 @@
+import itertools
 import json
+import multiprocessing
+import os
 import random
+import signal
+import sys
 
 import pytest
 from object_store import BUCKET, s3_server
@@ -141,3 +146,45 @@ def test_pruning_never_takes_the_newest(run):
     commit(run, 1)
     assert checkpoint.prune(run, keep=0) == []
     assert [each.step for each in checkpoint.look(run).committed] == [1]
+
+
+def committed_until_killed(run, line):
+    """Commit step 2 in another process, killed before the given line of the save path; whether it got that far."""
+    process = multiprocessing.get_context("fork").Process(target=commit_and_die, args=(run, line))
+    process.start()
+    process.join(30)
+    return process.exitcode == -signal.SIGKILL
+
+
+def commit_and_die(run, line):
+    seen = itertools.count()
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.endswith(("trainer/checkpoint.py", "trainer/storage.py")):
+            return None
+        if event == "line" and next(seen) == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    commit(run, 2)
+    checkpoint.prune(run, keep=1)
+    os._exit(0)
+
+
+def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
+    found = {1: 0, 2: 0}
+    for line in itertools.count():
+        run = str(tmp_path / str(line))
+        commit(run, 1)
+        killed = committed_until_killed(run, line)
+        which, files, _ = checkpoint.newest_valid(run, none_expected)
+        assert json.loads(files["state.json"])["step"] == which.step
+        found[which.step] += 1
+        commit(run, 3)  # what it left does not stand in the way
+        checkpoint.prune(run, keep=1)
+        assert [each.step for each in checkpoint.look(run).committed] == [3]
+        if not killed:
+            break
+    assert min(found.values()) > 20  # before the manifest and after it
+    assert sum(found.values()) > 200
