@@ -34,6 +34,7 @@ def main():
             "data_folder": options.data,
             "run": folder,
             "fence": 0,
+            "preemptible": False,
         }
         DataParallelTrainer(loop.train, train_loop_config=settings, scaling_config=ScalingConfig(num_workers=0)).fit()
     points = [{key: each[key] for key in ("samples", "seconds")} for each in reports if "samples" in each]

@@ -111,7 +111,8 @@ def _announce(plan: Run) -> None:
 def _train_on_ray(plan: Run, attempt: int, fence: int, data_folder: Path) -> None:
     # read by Ray when it is imported, in the driver, and handed on to controller and workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing acts on its notices yet
+    if is_own_cluster():  # a laptop is not taken away, and the watcher is one more process
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         with ray_cluster():
             _fit(plan, attempt, fence, data_folder if is_own_cluster() else plan.data_folder)
@@ -209,6 +210,7 @@ def build_trainer(plan: Run, attempt: int, fence: int, data_folder: Path | None)
             "data_folder": data_folder,
             "run": record.place,
             "fence": fence,
+            "preemptible": not is_own_cluster(),
         },
         "scaling_config": api.ScalingConfig(
             num_workers=(low, high) if config.elastic else low,

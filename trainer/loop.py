@@ -32,7 +32,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
     None; ``run``, the run's URI, and ``fence``, the number of its lease: there it continues from the newest checkpoint,
-    and rank 0 puts checkpoints and the final weights. Returns the numbers of the last report.
+    and rank 0 puts checkpoints and the final weights; ``preemptible``, whether Ray tells of nodes that will go. Returns the numbers of the last report.
     """
     entered_at = time.time()
     config = Config.model_validate(settings["config"])
@@ -104,8 +104,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
             step += 1
             interval.add(loss, len(batch.labels))
-            due = interval.is_over(config.report_every_s), checkpoints.is_due()
-            report, save = _rank_zero_says(due, step, on, world_size)
+            due = interval.is_over(config.report_every_s), checkpoints.is_due(), checkpoints.may_be_called_for()
+            report, save, ask = _rank_zero_says(due, step, on, world_size)
+            save = (ask and checkpoints.are_called_for()) or save
             if save:
                 interval.check_finite(epoch, step)
                 checkpoints.save(step, epoch)
@@ -214,16 +215,15 @@ def _summed(mine: evaluate.Scores, on: torch.device, world_size: int) -> evaluat
     return evaluate.Scores(loss_sum.cpu(), confusion.cpu())
 
 
-def _rank_zero_says(answers: tuple[bool, bool], step: int, on: torch.device, world_size: int) -> tuple[bool, bool]:
+def _rank_zero_says(answers: tuple[bool, ...], step: int, on: torch.device, world_size: int) -> tuple[bool, ...]:
     """Rank 0's answers, for all ranks alike; with several ranks only every few steps, since asking costs time."""
     if world_size == 1:
         return answers
     if step % AGREE_EVERY_STEPS:
-        return False, False
+        return (False,) * len(answers)
     said = torch.tensor(answers, dtype=torch.uint8, device=on)
     torch.distributed.broadcast(said, src=0)
-    first, second = said.tolist()
-    return bool(first), bool(second)
+    return tuple(bool(answer) for answer in said.tolist())
 
 
 def _report(numbers: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import ray.train
 import safetensors.torch
 import torch
 import torch.distributed
@@ -23,6 +24,8 @@ from trainer.errors import CheckpointError, StorageError
 
 FILES = {"model": "model.safetensors", "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
 RETRY_EVERY_S = 2.0
+ASK_EVERY_S = 1.0  # for news of a node that will be taken away
+LAST_SAVE_S = 10.0  # before that: what is trained until then is not lost
 
 State = dict[str, Tensor]
 
@@ -164,6 +167,35 @@ class Saver:
         return None
 
 
+class Notice:
+    """Ray's word that a node of this run will be taken away: it calls for a save at once, and for one more at the end."""
+
+    def __init__(self) -> None:
+        self._asked = time.monotonic()
+        self._deadline_s: float | None = None
+        self._last_save_made = False
+
+    def is_due(self) -> bool:
+        """Whether it is time to ask again; asking is a barrier of some milliseconds."""
+        return time.monotonic() - self._asked >= ASK_EVERY_S
+
+    def calls(self) -> bool:
+        """Ask, and say whether to save now."""
+        self._asked = time.monotonic()
+        info: Any = ray.train.get_preemption_info()
+        if info is None:
+            self._deadline_s, self._last_save_made = None, False
+            return False
+        deadline_s = info.deadline_ms / 1000
+        if self._deadline_s is None or deadline_s < self._deadline_s:
+            self._deadline_s, self._last_save_made = deadline_s, False
+            return True
+        if self._last_save_made or deadline_s - time.time() > LAST_SAVE_S:
+            return False
+        self._last_save_made = True
+        return True
+
+
 class Checkpoints:
     """A run's checkpoints as one rank of its training sees them; `settings` as for `loop.train`.
 
@@ -185,6 +217,7 @@ class Checkpoints:
         self._on, self._rank, self._world_size = on, rank, world_size
         self.resumed: dict[str, Any] = {"step": 0, "resumed_from": None, "damaged": []}
         self._stall_s = 0.0
+        self._notice = Notice() if settings["preemptible"] else None
         self._saver: Saver | None = None
         if rank == 0:
             checkpoints = config.checkpoint
@@ -230,6 +263,14 @@ class Checkpoints:
     def is_due(self) -> bool:
         """Whether it is time to save; rank 0 knows."""
         return self._saver is not None and self._saver.is_due()
+
+    def may_be_called_for(self) -> bool:
+        """Whether it is time to ask if a node is about to be taken away; rank 0 knows."""
+        return self._notice is not None and self._notice.is_due()
+
+    def are_called_for(self) -> bool:
+        """Whether to save because a node is about to be taken away. Every rank must call it: Ray lets them agree."""
+        return self._notice is not None and self._notice.calls()
 
     def save(self, step: int, epoch: int) -> None:
         """Save the state after `step` steps; every rank must call it.
