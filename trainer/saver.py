@@ -168,31 +168,36 @@ class Saver:
 
 
 class Notice:
-    """Ray's word that a node of this run will be taken away: it calls for a save at once, and for one more at the end."""
+    """Ray's word that a node of this run will be taken away: it calls for a save at once, and one just before."""
 
     def __init__(self) -> None:
         self._asked = time.monotonic()
-        self._deadline_s: float | None = None
-        self._last_save_made = False
+        self._deadline_ms: int | None = None
+        self._last_save_at: float | None = None
 
-    def is_due(self) -> bool:
-        """Whether it is time to ask again; asking is a barrier of some milliseconds."""
+    def may_be_asked(self) -> bool:
+        """Whether it is time to ask; asking is a barrier of some milliseconds."""
         return time.monotonic() - self._asked >= ASK_EVERY_S
 
-    def calls(self) -> bool:
-        """Ask, and say whether to save now."""
+    def is_new(self) -> bool:
+        """Ask whether there is a notice that was not seen before: the same answer on all ranks, which must all ask."""
         self._asked = time.monotonic()
         info: Any = ray.train.get_preemption_info()
         if info is None:
-            self._deadline_s, self._last_save_made = None, False
+            self._deadline_ms = self._last_save_at = None
             return False
-        deadline_s = info.deadline_ms / 1000
-        if self._deadline_s is None or deadline_s < self._deadline_s:
-            self._deadline_s, self._last_save_made = deadline_s, False
-            return True
-        if self._last_save_made or deadline_s - time.time() > LAST_SAVE_S:
+        if self._last_save_at is not None and info.deadline_ms == self._deadline_ms:
             return False
-        self._last_save_made = True
+        self._deadline_ms = info.deadline_ms
+        left = info.deadline_ms / 1000 - time.time() if info.deadline_ms is not None else 0.0
+        self._last_save_at = time.monotonic() + max(0.0, left - LAST_SAVE_S)
+        return True
+
+    def last_save_is_due(self) -> bool:
+        """Whether it is time for the save just before the node goes; true once. Clocks differ: one rank decides."""
+        if self._last_save_at is None or time.monotonic() < self._last_save_at:
+            return False
+        self._last_save_at = float("inf")
         return True
 
 
@@ -262,15 +267,17 @@ class Checkpoints:
 
     def is_due(self) -> bool:
         """Whether it is time to save; rank 0 knows."""
-        return self._saver is not None and self._saver.is_due()
+        if self._saver is None:
+            return False
+        return self._saver.is_due() or (self._notice is not None and self._notice.last_save_is_due())
 
     def may_be_called_for(self) -> bool:
         """Whether it is time to ask if a node is about to be taken away; rank 0 knows."""
-        return self._notice is not None and self._notice.is_due()
+        return self._notice is not None and self._notice.may_be_asked()
 
     def are_called_for(self) -> bool:
         """Whether to save because a node is about to be taken away. Every rank must call it: Ray lets them agree."""
-        return self._notice is not None and self._notice.calls()
+        return self._notice is not None and self._notice.is_new()
 
     def save(self, step: int, epoch: int) -> None:
         """Save the state after `step` steps; every rank must call it.
