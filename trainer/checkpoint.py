@@ -21,21 +21,22 @@ MANIFEST = "MANIFEST.json"
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1
 INTACT = "intact"
-NAME = re.compile(r"step-(\d{8})-(\d{4})")
+NAME = re.compile(r"step-(\d{8})-(\d{4})(?:-(\d+))?")
 WEIGHTS = "model.safetensors"  # of the run itself, beside the folder: its final weights, for whoever wants them
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """One that was committed: after `step` optimizer steps, by the writer with this `fence`."""
+    """After `step` optimizer steps, by the writer with this `fence`; `again` counts those that replace a damaged one."""
 
     step: int
     fence: int
+    again: int = 0
 
     @property
     def name(self) -> str:
-        """Its folder; names sort as checkpoints do."""
-        return f"step-{self.step:08}-{self.fence:04}"
+        """Its folder."""
+        return f"step-{self.step:08}-{self.fence:04}" + (f"-{self.again}" if self.again else "")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,26 @@ def look(run: str) -> Found:
     for path in storage.files(storage.join(run, FOLDER)):
         folder, _, file = path.partition("/")
         if match := NAME.fullmatch(folder):
-            held.setdefault(Checkpoint(int(match[1]), int(match[2])), set()).add(file)
+            held.setdefault(Checkpoint(int(match[1]), int(match[2]), int(match[3] or 0)), set()).add(file)
     newest_first = sorted(held, reverse=True)
     return Found(
         [each for each in newest_first if MANIFEST in held[each] and QUARANTINED not in held[each]],
         [each for each in newest_first if QUARANTINED in held[each]],
         [each for each in newest_first if not held[each] & {MANIFEST, QUARANTINED}],
     )
+
+
+def next_at(run: str, step: int, fence: int) -> Checkpoint | None:
+    """What a checkpoint at this step is to be called, or None if there is one already: training does not differ.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = look(run)
+    same = [each for each in [*found.committed, *found.quarantined] if (each.step, each.fence) == (step, fence)]
+    if any(each in found.committed for each in same):
+        return None
+    return Checkpoint(step, fence, len(same))
 
 
 def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
@@ -79,6 +93,7 @@ def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: 
     manifest = {
         "format": FORMAT,
         **facts,
+        "name": checkpoint.name,
         "step": checkpoint.step,
         "fence": checkpoint.fence,
         "files": {name: {"size": len(content), "sha256": _sha256(content)} for name, content in files.items()},
@@ -125,7 +140,7 @@ def _manifest(content: bytes | None, checkpoint: Checkpoint) -> dict[str, Any]:
         intact = sealed["sha256"] == _sha256(json.dumps(manifest, indent=1, sort_keys=True).encode())
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{MANIFEST} is cut or damaged") from None
-    if not intact or (manifest["step"], manifest["fence"]) != (checkpoint.step, checkpoint.fence):
+    if not intact or manifest["name"] != checkpoint.name:
         raise CheckpointError(f"{MANIFEST} is not what was written: its sha256 is another")
     if manifest["format"] != FORMAT:
         raise CheckpointError(f"{MANIFEST} has format {manifest['format']}; this trainer reads {FORMAT}")

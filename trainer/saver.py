@@ -137,30 +137,29 @@ class Saver:
                 if self._waiting is None:
                     return
                 (step, epoch, state), self._waiting, self._busy = self._waiting, None, True
-            failure = self._committed(Checkpoint(step, self._fence), epoch, to_files(state))
+            failure = self._committed(step, epoch, to_files(state))
             with self._change:
                 self._failure, self._busy = failure, False
                 self._change.notify_all()
                 if failure is not None:
                     return
 
-    def _committed(
-        self, which: Checkpoint, epoch: int, files: dict[str, bytes]
-    ) -> CheckpointError | StorageError | None:
+    def _committed(self, step: int, epoch: int, files: dict[str, bytes]) -> CheckpointError | StorageError | None:
         began = time.monotonic()
         while True:
-            error = self._tried(which, epoch, files)
+            error = self._tried(step, epoch, files)
             if not isinstance(error, StorageError):
                 return error
             if time.monotonic() - began >= self._max_outage_s:
                 return StorageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
             time.sleep(RETRY_EVERY_S)
 
-    def _tried(self, which: Checkpoint, epoch: int, files: dict[str, bytes]) -> CheckpointError | StorageError | None:
+    def _tried(self, step: int, epoch: int, files: dict[str, bytes]) -> CheckpointError | StorageError | None:
         try:
             if not lease.is_mine(self._run, self._fence):
                 return CheckpointError(f"Another process has taken over {self._run}; this one stops.")
-            checkpoint.commit(self._run, which, files, {**self._facts, "epoch": epoch})
+            if which := checkpoint.next_at(self._run, step, self._fence):
+                checkpoint.commit(self._run, which, files, {**self._facts, "epoch": epoch})
             checkpoint.prune(self._run, self._keep)
         except (CheckpointError, StorageError) as error:
             return error

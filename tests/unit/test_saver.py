@@ -135,6 +135,20 @@ def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_e
         saves.save(2, 1, state())
 
 
+def test_a_step_that_is_saved_already_is_not_saved_again_but_a_damaged_one_is(run):
+    for expected in (["step-00000007-0001"], ["step-00000007-0001"]):
+        saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+        saves.save(7, 2, state())
+        saves.finish()
+        assert [each.name for each in checkpoint.look(run).committed] == expected
+    checkpoint.mark(run, checkpoint.Checkpoint(7, 1), "for the test")
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves.save(7, 2, state(1.0))
+    saves.finish()
+    found, *_ = checkpoint.newest_valid(run, None)
+    assert found.name == "step-00000007-0001-1"
+
+
 def test_a_process_whose_run_was_taken_over_commits_nothing(run):
     storage.write(lease._object(run, 2, "json"), b"{}")
     saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
