@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"  # of the run itself, beside the folder: its final
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """After `step` optimizer steps, by the writer with this `fence`; `again` counts those that replace a damaged one."""
+    """After `step` steps, by the writer with this `fence`; `again` counts those that replace a damaged one."""
 
     step: int
     fence: int
