@@ -62,6 +62,10 @@ class StorageError(TrainerError):
     exit_code = ExitCode.STORAGE
 
 
+class OutageError(StorageError):
+    """The storage does not answer, or is full: it may be well again in a while."""
+
+
 class ConflictError(TrainerError):
     """The run's name is taken."""
 

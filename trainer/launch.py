@@ -44,6 +44,7 @@ INTERRUPTED_PUSH_S = 3.0  # whoever stops a run does not wait for an object stor
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+COLLECTIVE_TIMEOUT_S = 45
 RAY_FOLDER = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is in it
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing of the data set passes through it
 
@@ -227,6 +228,11 @@ def build_trainer(plan: Run, attempt: int, fence: int, data_folder: Path | None)
     }
     from trainer.recovery import recovering
 
+    if high > 1:
+        from ray.train.torch import TorchConfig
+
+        # a rank that hangs holds up all others: they give up after this long, and Ray starts them all again
+        common["torch_config"] = TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S)
     trainer: DataParallelTrainer = recovering(_trainer_class(high), record.place)(**common)
     return trainer
 

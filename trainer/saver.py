@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trainer import __version__, checkpoint, fetch, lease
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
-from trainer.errors import CheckpointError, StorageError
+from trainer.errors import CheckpointError, OutageError, StorageError
 
 FILES = {"model": "model.safetensors", "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
 RETRY_EVERY_S = 2.0
@@ -148,10 +148,10 @@ class Saver:
         began = time.monotonic()
         while True:
             error = self._tried(step, epoch, files)
-            if not isinstance(error, StorageError):
+            if not isinstance(error, OutageError):
                 return error
             if time.monotonic() - began >= self._max_outage_s:
-                return StorageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
+                return OutageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
             time.sleep(RETRY_EVERY_S)
 
     def _tried(self, step: int, epoch: int, files: dict[str, bytes]) -> CheckpointError | StorageError | None:
@@ -246,20 +246,31 @@ class Checkpoints:
         Raises:
             StorageError, CheckpointError: the storage does not answer, or no checkpoint is intact.
         """
-        name: list[Checkpoint | None] = [None]
-        files: dict[str, bytes] = {}
-        if self._rank == 0:  # one rank judges, and the others take the same
-            name[0], files, _ = checkpoint.newest_valid(self._run, self._note_damage) or (None, {}, {})
+        # every rank looks for itself, so that none waits in a collective while the storage is away ...
+        mine, files = self._newest()
+        name = [mine]
         if self._world_size > 1:
-            torch.distributed.broadcast_object_list(name, src=0)
+            torch.distributed.broadcast_object_list(name, src=0)  # ... and all take rank 0's
         if name[0] is None:
             return 0
-        if self._rank != 0:
+        if name[0] != mine:
             files, _ = checkpoint.read(self._run, name[0])
         if not restore(from_files(files), self._network, self._optimizers, self._on, self._rank):
             torch.manual_seed(self._config.seed + self._rank + name[0].step)  # a rank that was not there before
         self.resumed |= {"step": name[0].step, "resumed_from": name[0].name}
         return name[0].step
+
+    def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes]]:
+        began = time.monotonic()
+        while True:
+            try:
+                which, files, _ = checkpoint.newest_valid(self._run, self._note_damage) or (None, {}, {})
+            except OutageError:
+                if time.monotonic() - began >= self._config.checkpoint.max_outage_s:
+                    raise
+                time.sleep(RETRY_EVERY_S)
+            else:
+                return which, files
 
     def _note_damage(self, which: Checkpoint, damage: str) -> None:
         self.resumed["damaged"].append(f"{which.name}: {damage}")

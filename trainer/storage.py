@@ -6,6 +6,7 @@ backoff up to a deadline; what then still fails is a sentence.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -16,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import StorageError
+from trainer.errors import OutageError, StorageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az")
 DEADLINE_S = 60  # of one request with all its retries
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 METADATA_SERVER = "169.254.169.254"
 CREDENTIALS = (
     "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
@@ -270,12 +272,24 @@ def _sentences(uri: str, verb: str) -> Iterator[None]:
             from obstore.exceptions import BaseError
 
             if isinstance(error, OSError | BaseError):
-                raise StorageError(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
+                kind = StorageError if _is_refusal(error) else OutageError
+                raise kind(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
         elif isinstance(error, OSError):
             reason = error.strerror or error
             fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
+            if error.errno in PASSING:
+                raise OutageError(f"storage: {uri} cannot be {verb} ({reason}); free space on that disk.") from None
             raise StorageError(f"storage: {uri} cannot be {verb} ({reason}); {fix}.") from None
         raise
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether asking again is of no use."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    if METADATA_SERVER in str(error):
+        return True
+    return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | FileNotFoundError)
 
 
 def _why(error: Exception) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainer import checkpoint, lease, model, optimizer, resolve, saver, storage
-from trainer.errors import CheckpointError, StorageError
+from trainer.errors import CheckpointError, OutageError, StorageError
 from trainer.saver import Saver
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_an_outage_shorter_than_allowed_costs_nothing(run, monkeypatch):
         if checkpoint.FOLDER in uri:
             tries.append(uri)
             if len(tries) < 5:
-                raise StorageError("storage: away.")
+                raise OutageError("storage: away.")
         real(uri, content)
 
     monkeypatch.setattr(storage, "write", failing)
@@ -124,14 +124,14 @@ def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_e
     monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
 
     def failing(uri, content):
-        raise StorageError("storage: away.")
+        raise OutageError("storage: away.")
 
     monkeypatch.setattr(checkpoint, "commit", lambda *_: failing("", b""))
     saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=0.05)
     saves.save(1, 1, state())
-    with pytest.raises(StorageError, match=r"storage: away. No checkpoint could be saved for 0 s"):
+    with pytest.raises(OutageError, match=r"storage: away. No checkpoint could be saved for 0 s"):
         saves.finish()
-    with pytest.raises(StorageError):
+    with pytest.raises(OutageError):
         saves.save(2, 1, state())
 
 
@@ -147,6 +147,21 @@ def test_a_step_that_is_saved_already_is_not_saved_again_but_a_damaged_one_is(ru
     saves.finish()
     found, *_ = checkpoint.newest_valid(run, None)
     assert found.name == "step-00000007-0001-1"
+
+
+def test_a_refusal_is_not_tried_again(run, monkeypatch):
+    tries = []
+
+    def refused(*_):
+        tries.append(1)
+        raise StorageError("storage: refused.")
+
+    monkeypatch.setattr(checkpoint, "commit", refused)
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=600)
+    saves.save(1, 1, state())
+    with pytest.raises(StorageError, match="refused"):
+        saves.finish()
+    assert tries == [1]
 
 
 def test_a_process_whose_run_was_taken_over_commits_nothing(run):
