@@ -30,7 +30,7 @@ MODULES = [
     ["record"],
     ["loop"],
     ["evaluate", "saver"],
-    ["checkpoint", "lease"],
+    ["checkpoint", "lease", "state"],
     ["optimizer", "model", "data"],
     ["fetch", "device", "storage"],
     ["resolve"],

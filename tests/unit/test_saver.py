@@ -8,6 +8,7 @@ from torch import nn
 from trainer import checkpoint, lease, model, optimizer, resolve, saver, storage
 from trainer.errors import CheckpointError, OutageError, StorageError
 from trainer.saver import Saver
+from trainer.state import capture, from_files, restore, to_files
 
 CPU = torch.device("cpu")
 
@@ -35,15 +36,15 @@ def test_training_goes_on_from_a_state_as_if_nothing_had_happened(name):
     network, optimizers, step = training(name)
     for _ in range(3):
         step()
-    files = saver.to_files(saver.capture(network, optimizers, CPU, 1))
+    files = to_files(capture(network, optimizers, CPU, 1))
     for _ in range(3):
         step()
-    expected = saver.capture(network, optimizers, CPU, 1)
+    expected = capture(network, optimizers, CPU, 1)
     network, optimizers, step = training(name, seed=9)  # another process
-    assert saver.restore(saver.from_files(files), network, optimizers, CPU, 0)
+    assert restore(from_files(files), network, optimizers, CPU, 0)
     for _ in range(3):
         step()
-    again = saver.capture(network, optimizers, CPU, 1)
+    again = capture(network, optimizers, CPU, 1)
     assert again.keys() == expected.keys()
     assert [key for key in again if not torch.equal(again[key], expected[key])] == []
 
@@ -51,16 +52,16 @@ def test_training_goes_on_from_a_state_as_if_nothing_had_happened(name):
 def test_a_state_is_a_copy_that_later_steps_do_not_change():
     network, optimizers, step = training("muon")
     step()
-    state = saver.capture(network, optimizers, CPU, 1)
-    before = saver.to_files(state)
+    state = capture(network, optimizers, CPU, 1)
+    before = to_files(state)
     step()
-    assert saver.to_files(state) == before
+    assert to_files(state) == before
 
 
 def test_a_rank_that_was_not_there_is_told_so():
     network, optimizers, step = training("sgd")
     step()
-    assert not saver.restore(saver.capture(network, optimizers, CPU, 1), network, optimizers, CPU, 1)
+    assert not restore(capture(network, optimizers, CPU, 1), network, optimizers, CPU, 1)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_what_is_given_is_committed_with_its_facts(run):
     saves.finish()
     found, files, manifest = checkpoint.newest_valid(run, None)
     assert (found.step, manifest["epoch"], manifest["seed"]) == (7, 2, 4)
-    assert torch.equal(saver.from_files(files)["model.w"], torch.ones(3))
+    assert torch.equal(from_files(files)["model.w"], torch.ones(3))
 
 
 def test_while_one_is_being_saved_the_newest_waits_and_those_between_are_left_out(run, monkeypatch):
