@@ -30,6 +30,8 @@ def run(gpu_node, store):
     job = kube.manifest(RUN, workers="1")
     job["spec"]["entrypoint"] += " --gpu"
     job["spec"]["backoffLimit"] = 0  # there will be no GPU the next time either
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        group["replicas"] = 0  # each group is to come from zero
     kube.apply(job)
     seen = {}
 
