@@ -27,6 +27,7 @@ def gpu_node(deployed):
 @pytest.fixture(scope="module")
 def run(gpu_node, store):
     """A run that asks for one GPU; the GPU and CPU workers that were seen, and the job when it was over."""
+    kube.forget(store, RUN)
     job = kube.manifest(RUN, workers="1")
     job["spec"]["entrypoint"] += " --gpu"
     job["spec"]["backoffLimit"] = 0  # there will be no GPU the next time either
