@@ -116,6 +116,7 @@ class Seen:
 def run(deployed: str, store: str, prometheus: Any) -> Seen:
     """The run of ``kubectl apply -f k8s/rayjob.yaml``, watched from beginning to end."""
     seen = Seen()
+    kube.forget(store, RUN)
     neighbours()
     kubectl("apply", "-f", str(ROOT / "k8s" / "rayjob.yaml"))
     cluster = wait_for("a Ray cluster", lambda: (get("rayjob", RUN).get("status") or {}).get("rayClusterName"), 60)

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from trainer import storage
+
 ROOT = Path(__file__).parent.parent.parent
 CLUSTER = os.environ.get("KIND_CLUSTER", "fashion-mnist-test")  # not the one of `make deploy`: its runs are a user's
 CONTEXT = f"kind-{CLUSTER}"
@@ -105,6 +107,13 @@ def manifest(name: str, kind: str = "rayjob.yaml", **arguments: str) -> dict[str
 def apply(thing: dict[str, Any]) -> None:
     """kubectl apply."""
     kubectl("apply", "-f", "-", stdin=json.dumps(thing))
+
+
+def forget(store: str, run: str) -> None:
+    """Remove what an earlier session on the same cluster left of a run: its job and its record."""
+    kubectl("delete", "rayjob", run, "--ignore-not-found")
+    for file in storage.files(storage.join(store, run)):
+        storage.delete(storage.join(store, run, file))
 
 
 def secret(name: str, key: str) -> str:

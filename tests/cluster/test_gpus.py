@@ -27,9 +27,12 @@ def gpu_node(deployed):
 @pytest.fixture(scope="module")
 def run(gpu_node, store):
     """A run that asks for one GPU; the GPU and CPU workers that were seen, and the job when it was over."""
+    kube.forget(store, RUN)
     job = kube.manifest(RUN, workers="1")
     job["spec"]["entrypoint"] += " --gpu"
     job["spec"]["backoffLimit"] = 0  # there will be no GPU the next time either
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        group["replicas"] = 0  # each group is to come from zero
     kube.apply(job)
     seen = {}
 

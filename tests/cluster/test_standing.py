@@ -42,6 +42,7 @@ def runs(upgraded, store):
     assert workers() == []
     seen = []
     for name in ("first", "second"):
+        kube.forget(store, name)
         kube.apply(kube.manifest(name, "rayjob-standing.yaml"))
         most = 0
 

@@ -12,6 +12,7 @@ RUN = "loses-a-worker"
 @pytest.fixture(scope="module")
 def run(deployed, store, prometheus):
     """The job of a run that lost a worker after its first epoch, when it was over."""
+    kube.forget(store, RUN)
     kube.apply(kube.manifest(RUN, set="epochs=4"))
     wait_for("it has trained an epoch", lambda: prometheus(f'ray_trainer_test_accuracy{{run="{RUN}"}}'), 300)
     cluster = get("rayjob", RUN)["status"]["rayClusterName"]

@@ -30,6 +30,9 @@ headGroupSpec:
   rayStartParams:
     # No training on the head: its loss would end the run, and its memory is the driver's.
     num-cpus: "0"
+    # Ray Client's server: nobody uses it, and it is one more process to start and one more open port.
+    ray-client-server-port: "0"
+    {{- include "training.rayStart" . | nindent 4 }}
   template:
     {{- $head := merge (pick $.Values.groupDefaults "shm" "tmp") $.Values.head }}
     {{- include "training.pod" (dict "root" $ "cluster" $cluster "component" "head" "group" $head) | nindent 4 }}
@@ -38,7 +41,7 @@ workerGroupSpecs:
   - groupName: {{ $group.name }}
     minReplicas: {{ $group.minReplicas }}
     maxReplicas: {{ $group.maxReplicas }}
-    replicas: {{ $group.replicas }}
+    replicas: {{ eq $cluster "job" | ternary $group.replicas $group.minReplicas }}
     numOfHosts: {{ $group.numOfHosts }}
     {{- if and $autoscaling (not (kindIs "invalid" $group.idleTimeoutSeconds)) }}
     idleTimeoutSeconds: {{ int64 $group.idleTimeoutSeconds }}
@@ -56,10 +59,16 @@ workerGroupSpecs:
     resources:
       {{- . | nindent 6 }}
     {{- end }}
-    rayStartParams: {}
+    rayStartParams:
+      {{- include "training.rayStart" $ | nindent 6 }}
     template:
       {{- include "training.pod" (dict "root" $ "cluster" $cluster "component" "worker" "group" $group) | nindent 6 }}
   {{- end }}
+{{- end }}
+
+{{- define "training.rayStart" -}}
+# It would copy the workers' output to the driver: the trainer does not want it, and it is a process on each node.
+include-log-monitor: "false"
 {{- end }}
 
 {{- /* What Ray calls a group's accelerator: GPU and TPU by their own names, AWS Neuron devices by their cores. */}}
