@@ -253,8 +253,9 @@ def without_redone(points: list[dict[str, Any]], events: list[dict[str, Any]]) -
     for point in points:
         if kept and point["attempt"] != kept[-1]["attempt"]:
             kept = [each for each in kept if each["step"] <= began_at.get(point["attempt"], 0)]
-        if kept and not point["samples"] and point["step"] == kept[-1]["step"]:
-            continue  # an epoch that had been trained to its end is only evaluated again
+        tested = "test_accuracy" in point and kept and "test_accuracy" in kept[-1]
+        if tested and point["step"] == kept[-1]["step"]:
+            continue  # an epoch that had been trained to its end was only evaluated again
         kept.append(point)
     return kept
 

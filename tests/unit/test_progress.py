@@ -109,9 +109,10 @@ def test_the_start_of_training_is_told_with_device_and_precision():
         "threads": 1,
         "device": "cpu",
         "attempt": 2,
+        "step": 30,
         "precision": "fp32",
         "precision_reason": "no units",
     }
     assert progress.event_sentence(event) == (
-        "training started (attempt 2): 2 workers on cpu, 1 thread each, fp32: no units"
+        "training started (attempt 2) from step 30: 2 workers on cpu, 1 thread each, fp32: no units"
     )

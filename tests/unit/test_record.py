@@ -42,7 +42,8 @@ def test_a_damaged_line_is_a_sentence_with_the_file(record):
 
 
 def test_the_score_of_an_earlier_process_is_not_this_ones(record):
-    record.add_point({"time": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "epoch": 1, "step": 5})
+    point = {"time": 1.0, "attempt": 1, "seconds": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "epoch": 1, "step": 5}
+    record.add_point(point)
     assert summarise(record, Clock(), "failed", TrainingError("x"))["test_accuracy"] is None
 
 
@@ -72,18 +73,6 @@ def test_a_finished_run_gives_its_result_and_a_failed_one_may_start_again(record
     assert preflight.check_name_is_free(record, CONFIG)["test_accuracy"] == 0.9
     record.write_result({"status": "failed"})
     assert preflight.check_name_is_free(record, CONFIG) is None
-
-
-def test_a_run_that_goes_on_in_a_living_process_is_not_started_twice(record):
-    import os
-    import socket
-
-    import psutil
-
-    me = psutil.Process()
-    record.add_event("run_started", pid=os.getpid(), host=socket.gethostname(), process_created=me.create_time())
-    with pytest.raises(ConflictError, match=f"going on in process {os.getpid()}"):
-        preflight.check_name_is_free(record, CONFIG)
 
 
 def test_a_run_whose_process_is_gone_or_was_another_one_may_start_again(record):
