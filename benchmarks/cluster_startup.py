@@ -67,8 +67,10 @@ class Cluster:
             time.sleep(0.5)
 
     def remove(self, name: str, namespace: str) -> None:
-        """Delete a job, and wait until none of its pods is left to use the processor."""
+        """Delete a job, and wait until none of its pods is left to use the processor: without their grace periods."""
         self.kubectl("delete", "rayjob", name, namespace=namespace)
+        everything = ["--selector", "ray.io/cluster", "--force", "--grace-period=0"]
+        self.kubectl("delete", "pods", *everything, namespace=namespace)
         while self._pods_of_runs(namespace):
             time.sleep(0.5)
 

@@ -6,7 +6,9 @@ controller, which makes the numbers, is gone as soon as training ends (docs/deci
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from trainer.errors import ConfigError
 LABELS = ("run",)
 # Seconds that the last values stay to be scraped after they were set: Prometheus' interval and a little more.
 LAST_SCRAPE = "TRAINER_LAST_SCRAPE_S"
+REPEAT_EVERY_S = 1.0  # Ray forgets a gauge that was not set anew for two of its report intervals, of a second at least
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,11 @@ class Exporter:
         self._labels = {"run": run}
         self._total_steps = total_steps
         self._gauges: dict[str, Any] = {}
+        self._values: dict[Metric, float] = {}
         self._set_at: float | None = None
         self._stay_s = last_scrape_seconds()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="export-metrics", daemon=True)
 
     def event(self, event: dict[str, Any]) -> None:
         """Show a run as soon as it has workers."""
@@ -87,19 +93,34 @@ class Exporter:
         self._set({**point, "progress": point["step"] / self._total_steps})
 
     def close(self) -> None:
-        """Nothing is open: Ray forgets the values seconds after this process has left it."""
+        """There will be no more points; the last values stay."""
 
     def wait_for_last_scrape(self) -> None:
         """Return when the last values have been there for the time that LAST_SCRAPE says; at once if it says none."""
         if self._set_at is not None:
-            time.sleep(max(0.0, self._set_at + self._stay_s - time.monotonic()))
+            self._over.wait(max(0.0, self._set_at + self._stay_s - time.monotonic()))
+        self._stop()
 
     def _set(self, values: dict[str, Any]) -> None:
         for metric in METRICS:
             value = values.get(metric.key)
             if value is not None:
-                self._gauge(metric).set(float(value), tags=self._labels)
+                self._values[metric] = float(value)
+                self._gauge(metric).set(self._values[metric], tags=self._labels)
         self._set_at = time.monotonic()
+        if not self._thread.ident:
+            atexit.register(self._stop)  # before Ray leaves the cluster, which it registered earlier
+            self._thread.start()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(REPEAT_EVERY_S):
+            for metric, value in list(self._values.items()):
+                self._gauges[metric.name].set(value, tags=self._labels)
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._thread.ident:
+            self._thread.join()
 
     def _gauge(self, metric: Metric) -> Any:
         from ray.util.metrics import Gauge  # in a driver that has Ray anyway; the docs are made without

@@ -26,7 +26,7 @@ RUN = "fashion-mnist"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deploy first, take away last."""
-    order = ["test_deploy", "test_run", "test_standing", "test_gpus", "test_worker_loss", "test_uninstall"]
+    order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_worker_loss", "test_uninstall"]
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 
 
@@ -121,6 +121,7 @@ def run(deployed: str, store: str, prometheus: Any) -> Seen:
     kubectl("apply", "-f", str(ROOT / "k8s" / "rayjob.yaml"))
     cluster = wait_for("a Ray cluster", lambda: (get("rayjob", RUN).get("status") or {}).get("rayClusterName"), 60)
     wait_for("the run trains", lambda: job_ended(RUN) or prometheus(f'ray_trainer_step{{run="{RUN}"}}'), 300)
+    look_into(seen)
     seen.metrics = while_it_trains(prometheus)
     (head,) = pods(f"ray.io/cluster={cluster},app.kubernetes.io/component=head")
     knock(seen, head)

@@ -1,5 +1,6 @@
 """`make deploy`: from no cluster to ready, and again over what is there."""
 
+import json
 import subprocess
 
 import pytest
@@ -36,7 +37,9 @@ def test_no_key_of_the_object_store_is_shown(deployed):
 
 @pytest.mark.parametrize(("chart", "values"), VALUES, ids=lambda each: getattr(each, "parent", ROOT).name)
 def test_the_api_server_takes_every_object_that_these_values_make(deployed, chart, values):
+    version = json.loads(kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
     command = ["helm", "template", chart, f"helm/{chart}", "--namespace", "training", "--values", str(values)]
+    command += ["--kube-version", version]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     kubectl("apply", "--dry-run=server", "--filename=-", stdin=made)
     jobs = [text for thing in yaml.safe_load_all(made) if thing for text in jobs_in(thing)]

@@ -30,8 +30,6 @@ headGroupSpec:
   rayStartParams:
     # No training on the head: its loss would end the run, and its memory is the driver's.
     num-cpus: "0"
-    # Ray Client's server: nobody uses it, and it is one more process to start and one more open port.
-    ray-client-server-port: "0"
     {{- include "training.rayStart" . | nindent 4 }}
   template:
     {{- $head := merge (pick $.Values.groupDefaults "shm" "tmp") $.Values.head }}

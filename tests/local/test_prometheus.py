@@ -53,17 +53,18 @@ def cluster(tmp_path_factory):
 def scraped(port):
     """Metrics of run ``one`` by name, or None while nothing answers."""
     try:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
     except OSError:
         return None
     found = re.findall(r'^(ray_trainer_\w+)\{[^}]*run="one"[^}]*\} (\S+)$', text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 
-def wait_until(true, seconds):
+def wait_until(true, seconds, look=lambda: "it did not come true"):
     until = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < until, "it did not come true"
+        assert time.monotonic() < until, look()
         time.sleep(0.2)
 
 
@@ -78,7 +79,7 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     last = record.points()[-1]
     expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
     expected["ray_trainer_progress_ratio"] = 1.0
-    wait_until(lambda: scraped(port) == expected, 8)
+    wait_until(lambda: scraped(port) == expected, 8, lambda: (scraped(port), expected))
     assert running.wait(60) == 0
     assert json.loads(record.result_file.read_text())["status"] == "finished"
     wait_until(lambda: scraped(port) == {}, 30)  # a run that is over is not shown as if it went on
