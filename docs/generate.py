@@ -78,7 +78,14 @@ def _recipes() -> list[str]:
 
 
 def _exit_codes() -> list[str]:
-    lines = ["## Exit codes", "", "| code | name | meaning |", "|---|---|---|"]
+    lines = [
+        "## Exit codes",
+        "",
+        "Of `trainer`; `make` itself returns 2 whenever a command fails.",
+        "",
+        "| code | name | meaning |",
+        "|---|---|---|",
+    ]
     lines += [f"| {int(code)} | {code.name} | {meaning} |" for code, meaning in EXIT_CODE_MEANING.items()]
     return [*lines, ""]
 

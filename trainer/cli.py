@@ -93,7 +93,10 @@ def train(
 
     exporters = [] if launch.is_own_cluster() else [metrics.Exporter(run_name, settings.total_steps)]
     result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
-    _show_result(plan.record, _with_report(plan.record, result), log_format)
+    try:
+        result = _with_report(plan.record, result)
+    finally:  # also if there is no room for the report
+        _show_result(plan.record, result, log_format)
     for exporter in exporters:
         exporter.wait_for_last_scrape()
 

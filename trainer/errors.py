@@ -96,10 +96,16 @@ class InterruptedRunError(TrainerError):
     exit_code = ExitCode.INTERRUPTED
 
 
+# Ray's names for the end of a process that said nothing more; its texts about it are pages.
+DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError")
+
+
 def in_a_line(error: BaseException) -> str:
     """What went wrong, without the traceback that Ray puts before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
+    if name in DEATHS:
+        return f"its process or node is gone ({name}): killed, out of memory, or cut off"
     if isinstance(error, TrainerError) and lines:
         return lines[-1]
     return lines[-1] if lines and lines[-1].startswith(name) else ": ".join([name, *lines[-1:]])

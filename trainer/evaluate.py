@@ -158,7 +158,7 @@ def evaluate(uri: str, config: Config, data_folder: Path | None, tasks: int) -> 
         raise next(part for part in parts if isinstance(part, TrainerError))
     scores = Scores(torch.zeros((), dtype=torch.float64), torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64))
     for loss_sum, confusion, _ in parts:
-        scores += Scores(torch.from_numpy(loss_sum), torch.from_numpy(confusion))
+        scores += Scores(torch.tensor(loss_sum), torch.tensor(confusion))  # Ray's arrays are read-only
     mistakes = sorted((m for *_, part in parts for m in part), key=lambda m: -m["confidence"])[:MISTAKES]
     return scores, mistakes
 

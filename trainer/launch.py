@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from trainer import device, environment, fetch, preflight
+from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import (
     ConflictError,
@@ -32,7 +33,6 @@ from trainer.lease import Lease
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
 from trainer.pusher import Pusher
-from trainer.record import WEIGHTS
 from trainer.result import Clock, summarise
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def _run_alone(
     if lease.taken_by is not None:  # the record is another's now
         raise ConflictError(f"{lease.taken_by} has taken over {record.place}, since this process seemed dead.")
     result = summarise(record, clock, status, error)
-    record.write_result(result)
-    record.add_event("run_ended", status=status)
     try:
+        record.write_result(result)
+        record.add_event("run_ended", status=status)
         pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
     except StorageError as lost:
         error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
@@ -187,7 +187,9 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
     except TrainingFailedError as failure:
         raise _training_error(failure) from failure
     except ray.exceptions.RayActorError as failure:
-        raise TrainingError(f"Ray's training controller died: {failure}; look into {plan.record.place}.") from failure
+        raise TrainingError(
+            f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
+        ) from failure
     finally:
         signal.signal(signal.SIGINT, before)  # Ray leaves its own, which asks a controller that is gone
 
@@ -263,13 +265,12 @@ def _training_error(failure: Exception) -> TrainerError:
     """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
     from trainer.recovery import causes
 
-    raised = causes(failure)
+    raised = [*causes(failure), getattr(failure, "controller_failure", None)]
     for cause in raised:
         if isinstance(cause, TrainerError):  # the others then failed because this one left
             return cause
-    if raised:
-        return TrainingError(f"A worker failed: {in_a_line(raised[0])}.")
-    return TrainingError(f"Ray Train gave up: {in_a_line(failure)}.")
+    first = next((cause for cause in raised if cause is not None), failure)
+    return TrainingError(f"Training failed, and trying again did not help: {in_a_line(first)}.")
 
 
 def _interrupt() -> None:

@@ -117,7 +117,8 @@ def _lives(run: str, number: int) -> bool:
 def _is_running(owner: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(owner["pid"])
-        return abs(process.create_time() - owner["created"]) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - owner["created"]) < 2.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -274,7 +274,8 @@ def _curve(axes: Axes, xs: Sequence[float], ys: Sequence[float], **look: Any) ->
     """Draw a line; says whether there was anything to draw."""
     if drawn := any(map(math.isfinite, ys)):
         look["marker"] = look.get("marker") or ("o" if len(xs) < MARKED_POINTS else None)
-        axes.plot(xs, ys, markeredgecolor="white", markeredgewidth=0.6, solid_joinstyle="round", **look)
+        look |= {"markeredgecolor": "white", "markeredgewidth": 0.6, "solid_joinstyle": "round"}
+        axes.plot(xs, ys, clip_on=False, **look)  # a point on the edge is a whole point
     return drawn
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -80,14 +79,8 @@ class Record:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.config_file, config.to_yaml())
-            self._write(self.environment_file, json.dumps(environment, indent=2) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"storage: {self.folder} cannot be written ({error.strerror}); give another folder by --storage."
-            ) from None
+        self._write(self.config_file, config.to_yaml())
+        self._write(self.environment_file, json.dumps(environment, indent=2) + "\n")
 
     def config(self) -> Config:
         """The run's config.
@@ -181,13 +174,11 @@ class Record:
 
     def _append(self, file: Path, line: dict[str, Any]) -> None:
         # one write of one line: a reader, or a kill, finds whole lines and at most one cut one at the end
-        with file.open("a") as out:
+        with storage.sentences(str(file), "written"), file.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
     def _write(self, file: Path, text: str) -> None:
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(file)
+        storage.write(str(file), text.encode())
 
     def _read(self, file: Path) -> dict[str, Any] | None:
         try:

@@ -63,10 +63,9 @@ def causes(failure: Exception) -> list[Exception]:
 def recovering(trainer: type[DataParallelTrainer], run: str) -> type[DataParallelTrainer]:
     """A trainer class whose failures are decided on by `Recovery`."""
 
-    def _initialize_and_run_controller(self: Any, **parts: Any) -> Any:
-        usual: Any = super(trainer_that_recovers, self)._initialize_and_run_controller
-        return usual(**{**parts, "failure_policy": Recovery(run)})
+    usual: Any = trainer._initialize_and_run_controller
 
-    body = {"_initialize_and_run_controller": _initialize_and_run_controller}
-    trainer_that_recovers = type(trainer.__name__, (trainer,), body)
-    return trainer_that_recovers
+    def _initialize_and_run_controller(self: Any, **parts: Any) -> Any:
+        return usual(self, **{**parts, "failure_policy": Recovery(run)})
+
+    return type(trainer.__name__, (trainer,), {"_initialize_and_run_controller": _initialize_and_run_controller})

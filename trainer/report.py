@@ -26,7 +26,8 @@ from trainer.record import Record, without_redone
 from trainer.result import class_accuracy, without_report
 
 EVENTS_SHOWN = 200  # the newest ones
-POINTS_IN_TIME = ("process_created", "started_at", "finished_at", "ended_at")  # details of events, seconds since 1970
+# Details of events that are seconds since 1970.
+POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
 
 
 @dataclass(frozen=True)
@@ -289,4 +290,6 @@ def _unwritable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"report: {folder} cannot be written ({error.strerror}); make it writable.") from None
+        raise StorageError(
+            f"report: {folder} cannot be written ({error.strerror}); make room, or give another by --output."
+        ) from None

@@ -17,6 +17,15 @@ DEFAULT_RECIPE = "fast"
 RUN_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # also a Kubernetes object's name, with room for a suffix
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but 1e-3 is a number, as in YAML 1.2 and everywhere else."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("trainer") / "recipes"
@@ -72,7 +81,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 def _parse_mapping(text: str, source: str) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(text)
+        settings = yaml.load(text, _Loader)  # noqa: S506 # a SafeLoader
     except yaml.YAMLError as error:
         where = (
             f" at line {error.problem_mark.line + 1}"
@@ -92,11 +101,9 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set: {override!r} is not key=value; write for example --set epochs=20.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # noqa: S506 # a SafeLoader
     except yaml.YAMLError:
         raise ConfigError(f"--set: the value of {override!r} is not valid YAML; quote it if it is a text.") from None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        value = float(value)  # YAML 1.1 takes 1e-3 for a text
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return dict(value)

@@ -40,6 +40,8 @@ def normalise(storage: str) -> str:
         StorageError: it is a URI that is none of these.
     """
     scheme, separator, rest = storage.partition("://")
+    if not storage.strip():
+        raise StorageError("storage: it is empty; give a folder such as runs, or a URI such as s3://bucket/prefix.")
     if not separator:
         return str(Path(storage).expanduser().absolute())
     if scheme == "file":
@@ -74,7 +76,7 @@ def read(uri: str) -> bytes | None:
     Raises:
         StorageError: it cannot be read.
     """
-    with _sentences(uri, "read"):
+    with sentences(uri, "read"):
         if not is_remote(uri):
             try:
                 return Path(uri).read_bytes()
@@ -95,7 +97,7 @@ def write(uri: str, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with _sentences(uri, "written"):
+    with sentences(uri, "written"):
         if is_remote(uri):
             import obstore
 
@@ -113,7 +115,7 @@ def create(uri: str, content: bytes) -> bool:
     Raises:
         StorageError: it cannot be written.
     """
-    with _sentences(uri, "written"):
+    with sentences(uri, "written"):
         if is_remote(uri):
             import obstore
             from obstore.exceptions import AlreadyExistsError
@@ -166,7 +168,7 @@ def delete(uri: str) -> None:
     Raises:
         StorageError: it cannot be removed.
     """
-    with _sentences(uri, "removed"):
+    with sentences(uri, "removed"):
         if not is_remote(uri):
             Path(uri).unlink(missing_ok=True)
             return
@@ -190,7 +192,7 @@ def files(uri: str) -> list[str]:
     Raises:
         StorageError: they cannot be listed.
     """
-    with _sentences(uri, "listed"):
+    with sentences(uri, "listed"):
         if not is_remote(uri):
             return sorted(str(path.relative_to(uri)) for path in Path(uri).rglob("*") if path.is_file())
         import obstore
@@ -206,7 +208,7 @@ def folders(uri: str) -> list[str]:
     Raises:
         StorageError: they cannot be listed.
     """
-    with _sentences(uri, "listed"):
+    with sentences(uri, "listed"):
         if not is_remote(uri):
             return sorted(path.name for path in Path(uri).glob("*") if path.is_dir())
         import obstore
@@ -224,7 +226,7 @@ def check(uri: str) -> None:
         StorageError: it is no folder, there is no such bucket, or this identity may not write there.
     """
     probe = join(uri, f".writable-{secrets.token_hex(8)}")  # of this check alone, whoever else checks
-    with _sentences(uri, "written"):
+    with sentences(uri, "written"):
         if not is_remote(uri):
             Path(uri).mkdir(parents=True, exist_ok=True)
             Path(probe).touch()
@@ -261,8 +263,13 @@ def _store(bucket: str, deadline_s: int) -> ObjectStore:
 
 
 @contextmanager
-def _sentences(uri: str, verb: str) -> Iterator[None]:
-    """Every error of a storage as a sentence with the URI and what to do."""
+def sentences(uri: str, verb: str) -> Iterator[None]:
+    """Every error of a storage as a sentence with the URI and what to do.
+
+    Raises:
+        OutageError: it does not answer, or is full.
+        StorageError: it refuses.
+    """
     try:
         yield
     except StorageError:

@@ -18,7 +18,6 @@ from local.runs import SMALL
 from trainer.metrics import METRICS
 from trainer.record import Record
 
-RAY = Path(sys.executable).parent / "ray"
 TOKEN = "0123456789abcdef" * 4
 
 
@@ -40,8 +39,12 @@ def cluster(tmp_path_factory):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     start = f"--head --block --port {port} --metrics-export-port {metrics} --num-cpus 2 --include-dashboard=false"
-    with (tmp_path_factory.mktemp("ray") / "log").open("w") as log:
-        head = subprocess.Popen([RAY, "start", *start.split()], env=environment, stdout=log, stderr=log)
+    folder = tmp_path_factory.mktemp("ray")
+    # Ray hands its interpreter's path to a shell as it is: one without spaces, wherever this environment is
+    (folder / "venv").symlink_to(Path(sys.prefix))
+    ray = [folder / "venv" / "bin" / "python", "-m", "ray.scripts.scripts"]
+    with (folder / "log").open("w") as log:
+        head = subprocess.Popen([*ray, "start", *start.split()], env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: scraped(metrics) is not None, 60)
         yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, metrics
