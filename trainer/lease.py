@@ -111,7 +111,7 @@ def _lives(run: str, number: int) -> bool:
     if owner.get("host") == socket.gethostname() and not _is_running(owner):
         return False
     sign = _load(run, number, "alive")
-    return time.time() - sign.get("time", 0.0) < EXPIRES_AFTER_S
+    return time.time() - float(sign.get("time", 0.0)) < EXPIRES_AFTER_S
 
 
 def _is_running(owner: dict[str, Any]) -> bool:

@@ -152,9 +152,11 @@ def test_workers_go_to_different_nodes_if_they_can():
 # ---- surviving -------------------------------------------------------------------------------------------------------
 
 
-def test_a_pod_has_more_time_to_end_than_ray_takes_to_drain(manifests):
+def test_a_worker_has_more_time_to_end_than_ray_takes_to_drain_and_a_head_is_soon_gone(manifests):
     for name, template in pods(manifests):
-        if name != "submitter":
+        if name == "head":
+            assert template["spec"]["terminationGracePeriodSeconds"] == 30
+        elif name != "submitter":
             drain = int(env(template)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
             assert 30 <= drain <= template["spec"]["terminationGracePeriodSeconds"] - 30
 

@@ -19,8 +19,13 @@ spec:
   # Training code never sees a token of the cluster; the autoscaler has its own volume.
   automountServiceAccountToken: false
   enableServiceLinks: false
+  {{- if $head }}
+  # Ray's autoscaler does not heed SIGTERM, so each head takes all of it to go; the driver needs a few seconds.
+  terminationGracePeriodSeconds: 30
+  {{- else }}
   # Above the time that Ray drains, or SIGKILL would come first.
   terminationGracePeriodSeconds: {{ int64 $.Values.recovery.terminationGracePeriodSeconds }}
+  {{- end }}
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
