@@ -100,7 +100,8 @@ def _claim(run: str) -> int:
             f"the run is free {EXPIRES_AFTER_S:.0f} s after its last sign of life."
         )
     me = psutil.Process()
-    owner = {"host": socket.gethostname(), "pid": me.pid, "created": me.create_time(), "token": secrets.token_hex(8)}
+    owner = {"host": socket.gethostname(), "pid": me.pid, "created": me.create_time()}
+    owner |= {"time": time.time(), "token": secrets.token_hex(8)}  # the token: no two claims are the same bytes
     if not storage.create(_object(run, last + 1, "json"), json.dumps(owner).encode()):
         raise ConflictError(f"{_owner(run, last + 1)} has just begun to train {run}; wait for it or stop it.")
     return last + 1
@@ -110,8 +111,10 @@ def _lives(run: str, number: int) -> bool:
     owner = _load(run, number, "json")
     if owner.get("host") == socket.gethostname() and not _is_running(owner):
         return False
-    sign = _load(run, number, "alive")
-    return time.time() - float(sign.get("time", 0.0)) < EXPIRES_AFTER_S
+    last_sign = float(
+        _load(run, number, "alive").get("time", owner.get("time", 0.0))
+    )  # at first there is the claim alone
+    return time.time() - last_sign < EXPIRES_AFTER_S
 
 
 def _is_running(owner: dict[str, Any]) -> bool:

@@ -62,6 +62,13 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):
     held.__exit__()
 
 
+def test_a_claim_that_was_just_made_is_respected_before_its_first_sign_of_life(run):
+    me = {"host": "elsewhere", "pid": 4711, "created": 1.0, "time": time.time()}
+    storage.write(lease._object(run, 1, "json"), json.dumps(me).encode())
+    with pytest.raises(ConflictError, match="process 4711 on elsewhere trains"):
+        Lease(run, ignore)
+
+
 def test_of_many_at_once_one_gets_the_run(run):
     results = []
     together = threading.Barrier(20)
