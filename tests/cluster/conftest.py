@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -84,18 +85,33 @@ def store(deployed: str) -> Iterator[str]:
         storage._store.cache_clear()
 
 
+class Prometheus:
+    """The cluster's, at a port of this machine. Answers are values by the label ``run``."""
+
+    def __init__(self, port: int):
+        self._api = f"http://127.0.0.1:{port}/api/v1"
+
+    def now(self, query: str) -> dict[str, float]:
+        """What a query gives at this moment."""
+        found = self._get("query", query=query)
+        return {each["metric"].get("run", ""): float(each["value"][1]) for each in found}
+
+    def ever(self, query: str) -> dict[str, list[float]]:
+        """All that a query gave in the last hour, oldest first."""
+        now = time.time()
+        found = self._get("query_range", query=query, start=now - 3600, end=now, step=1)
+        return {each["metric"].get("run", ""): [float(value) for _, value in each["values"]] for each in found}
+
+    def _get(self, what: str, **parameters: Any) -> Any:
+        with urllib.request.urlopen(f"{self._api}/{what}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+            return json.load(answer)["data"]["result"]
+
+
 @pytest.fixture(scope="session")
-def prometheus(deployed: str) -> Iterator[Any]:
-    """A function that asks Prometheus, and gives {run: value}."""
+def prometheus(deployed: str) -> Iterator[Prometheus]:
+    """Prometheus, from here."""
     with forwarded("prometheus-operated", 9090, "monitoring") as port:
-
-        def ask(query: str) -> dict[str, float]:
-            url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                found = json.load(answer)["data"]["result"]
-            return {each["metric"].get("run", ""): float(each["value"][1]) for each in found}
-
-        yield ask
+        yield Prometheus(port)
 
 
 @dataclass
@@ -104,7 +120,6 @@ class Seen:
 
     job: dict[str, Any] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)  # while it trained
     logs: dict[str, str] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)  # of all processes, by pod
     open_ports: dict[str, set[str]] = field(default_factory=dict)  # by who knocked
@@ -113,16 +128,15 @@ class Seen:
 
 
 @pytest.fixture(scope="session")
-def run(deployed: str, store: str, prometheus: Any) -> Seen:
+def run(deployed: str, store: str, prometheus: Prometheus) -> Seen:
     """The run of ``kubectl apply -f k8s/rayjob.yaml``, watched from beginning to end."""
     seen = Seen()
     kube.forget(store, RUN)
     neighbours()
     kubectl("apply", "-f", str(ROOT / "k8s" / "rayjob.yaml"))
     cluster = wait_for("a Ray cluster", lambda: (get("rayjob", RUN).get("status") or {}).get("rayClusterName"), 60)
-    wait_for("the run trains", lambda: job_ended(RUN) or prometheus(f'ray_trainer_step{{run="{RUN}"}}'), 300)
+    wait_for("the run trains", lambda: job_ended(RUN) or prometheus.now(f'ray_trainer_workers{{run="{RUN}"}}'), 300)
     look_into(seen)
-    seen.metrics = while_it_trains(prometheus)
     (head,) = pods(f"ray.io/cluster={cluster},app.kubernetes.io/component=head")
     knock(seen, head)
     seen.job = wait_for("the run ends", lambda: look_into(seen) or job_ended(RUN), 600, every=5)
@@ -142,19 +156,6 @@ def neighbours() -> None:
         kubectl("apply", "-f", "-", stdin=json.dumps(pod), namespace=namespace)
     for namespace in ("training", "default"):
         kubectl("wait", "--for=condition=Ready", "pod/neighbour", "--timeout=120s", namespace=namespace)
-
-
-def while_it_trains(prometheus: Any) -> dict[str, float]:
-    """What Prometheus has of the run once it has an accuracy."""
-    names = ("step", "train_loss", "test_loss", "test_accuracy", "samples_per_second", "workers", "progress_ratio")
-    now = {}
-
-    def all_of_them() -> bool:
-        now.update({name: prometheus(f'ray_trainer_{name}{{run="{RUN}"}}').get(RUN) for name in names})
-        return None not in now.values()
-
-    wait_for("loss and accuracy in Prometheus", lambda: job_ended(RUN) or all_of_them(), 300)
-    return now
 
 
 def knock(seen: Seen, head: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ def run(deployed, store, prometheus):
     """The job of a run that lost a worker after its first epoch, when it was over."""
     kube.forget(store, RUN)
     kube.apply(kube.manifest(RUN, set="epochs=4"))
-    wait_for("it has trained an epoch", lambda: prometheus(f'ray_trainer_test_accuracy{{run="{RUN}"}}'), 300)
+    wait_for("it has trained an epoch", lambda: prometheus.now(f'ray_trainer_test_accuracy{{run="{RUN}"}}'), 300)
     cluster = get("rayjob", RUN)["status"]["rayClusterName"]
     victim = pods(f"ray.io/cluster={cluster},app.kubernetes.io/component=worker")[-1]
     kubectl("delete", "pod", name_of(victim), "--grace-period=0", "--force")

@@ -94,7 +94,7 @@ cli.main()
         [sys.executable, "-c", script, *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 6
-    assert "A worker failed: ValueError: the dog ate the batch" in done.stderr
+    assert "trying again did not help: ValueError: the dog ate the batch" in done.stderr
     assert "Traceback" not in done.stderr
     failed = [event for event in events(tmp_path, "raises") if event["event"] == "worker_failed"]
     assert [event["rank"] for event in failed] == [0]
