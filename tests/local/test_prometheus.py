@@ -75,10 +75,12 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     environment, port = cluster
     environment = {**environment, "TRAINER_LAST_SCRAPE_S": "12"}
     command = [sys.executable, "-m", "trainer", "train", "--name", "one", *SMALL, "--set", "epochs=2"]
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    printed = tmp_path / "printed"
+    with printed.open("w") as out:
+        running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out)
     record = Record(tmp_path / "runs" / "one")
     wait_until(lambda: record.report_file.exists() or running.poll() is not None, 180)
-    assert running.poll() is None, running.communicate()
+    assert running.poll() is None, printed.read_text()
     last = record.points()[-1]
     expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
     expected["ray_trainer_progress_ratio"] = 1.0

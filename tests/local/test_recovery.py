@@ -80,7 +80,7 @@ def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_weights
     assert (record.folder / "model.safetensors").read_bytes() == undisturbed[workers]
     starts = [event for event in record.events() if event["event"] == "training_started"]
     assert len(starts) == 5
-    assert all(start["step"] > 0 for start in starts[1:])  # from a checkpoint, not from the beginning
+    assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
 
 
 def test_a_driver_that_is_killed_is_continued_by_the_same_command(tmp_path, undisturbed):
