@@ -63,7 +63,7 @@ class StorageError(TrainerError):
 
 
 class OutageError(StorageError):
-    """The storage does not answer, or is full: it may be well again in a while."""
+    """An object store does not answer: it may be well again in a while."""
 
 
 class ConflictError(TrainerError):

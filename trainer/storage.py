@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az")
 DEADLINE_S = 60  # of one request with all its retries
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 METADATA_SERVER = "169.254.169.254"
 CREDENTIALS = (
     "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
@@ -267,8 +267,8 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
     """Every error of a storage as a sentence with the URI and what to do.
 
     Raises:
-        OutageError: it does not answer, or is full.
-        StorageError: it refuses.
+        OutageError: an object store does not answer.
+        StorageError: it refuses, or a disk is full.
     """
     try:
         yield
@@ -284,8 +284,7 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
         elif isinstance(error, OSError):
             reason = error.strerror or error
             fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
-            if error.errno in PASSING:
-                raise OutageError(f"storage: {uri} cannot be {verb} ({reason}); free space on that disk.") from None
+            fix = "free space on that disk" if error.errno in FULL else fix
             raise StorageError(f"storage: {uri} cannot be {verb} ({reason}); {fix}.") from None
         raise
 

@@ -78,3 +78,11 @@ def test_names_that_kubernetes_takes_are_taken(name):
 def test_other_names_are_refused_with_the_rule(name):
     with pytest.raises(ConfigError, match=r"lower-case letters, digits and '-'"):
         resolve.check_name(name)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "1E-3", ".1e-2", "0.001"])
+def test_a_number_is_a_number_however_it_is_written_in_a_file_and_on_the_command_line(tmp_path, text):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"optimizer:\n  lr: {text}\n")
+    assert resolve.load(None, file).optimizer.lr == 0.001
+    assert resolve.load(None, None, [f"optimizer.lr={text}"]).optimizer.lr == 0.001
