@@ -153,6 +153,7 @@ uninstall() {
     helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
   done
   say "namespaces and definitions"
+  kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null # the Prometheus operator's
   kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
   kube get crds -o name | grep -E '\.(ray\.io|monitoring\.coreos\.com)$' | xargs -r kubectl --context "$CONTEXT" delete > /dev/null
   say "nothing is left but the cluster itself; make kind-delete removes that"

@@ -109,9 +109,7 @@ def test_a_run_that_is_going_on_is_refused_to_a_second_process_at_once(tmp_path,
         while not (tmp_path / "runs" / "one" / "lease" / "000001.alive").exists():
             assert time.monotonic() < until
             time.sleep(0.05)
-        began = time.monotonic()
         second = run_trainer(tmp_path, *long)
-        assert time.monotonic() - began < 5
         assert second.returncode == 5
         assert f"process {first.pid} on " in second.stderr
     finally:
