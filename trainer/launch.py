@@ -280,8 +280,12 @@ def _interrupt() -> None:
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
     """A SIGTERM, as Kubernetes and systemd send it, stops a run as Ctrl-C does; Ray Train knows only that."""
-    before = signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    if before[signal.SIGINT] is signal.SIG_IGN:  # as scripts start what runs in their background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

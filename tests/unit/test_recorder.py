@@ -1,6 +1,7 @@
 import pytest
 
 from trainer.errors import TrainingError, in_a_line
+from trainer.metrics import METRICS
 from trainer.record import Record
 from trainer.recorder import Recorder
 
@@ -110,3 +111,12 @@ def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path
 )
 def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):
     assert in_a_line(error) == line
+
+
+def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    tested = {"phase": "epoch", "test_loss": 0.4, "test_accuracy": 0.9, "evaluation_seconds": 1.0}
+    recorder.after_report(None, [progress(**tested)], None)
+    (point,) = Record(tmp_path).points()
+    known = {*point, "progress"}  # which the exporter adds: only it knows how many steps there will be
+    assert [metric.name for metric in METRICS if metric.key not in known] == []
