@@ -100,11 +100,16 @@ class InterruptedRunError(TrainerError):
 DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError")
 
 
+def is_death(error: BaseException) -> bool:
+    """Whether a process or node was gone, rather than that something in it raised."""
+    return type(error).__name__ in DEATHS
+
+
 def in_a_line(error: BaseException) -> str:
     """What went wrong, without the traceback that Ray puts before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    if name in DEATHS:
+    if is_death(error):
         return f"its process or node is gone ({name}): killed, out of memory, or cut off"
     if isinstance(error, TrainerError) and lines:
         return lines[-1]

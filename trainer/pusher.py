@@ -45,7 +45,7 @@ class Pusher:
     def _push(self, warn: bool) -> None:
         self._failure = self._tried()
         if warn and self._failure is not None:
-            with suppress(OSError):  # a full disk: the end of the run says so
+            with suppress(StorageError):  # a full disk: the end of the run says so
                 self._record.add_event("warning", message=f"{self._failure} Training goes on; this is tried again.")
 
     def _tried(self) -> StorageError | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
 from ray.train.v2.api.config import FailureConfig
@@ -17,7 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from trainer import checkpoint
-from trainer.errors import StorageError, TrainerError
+from trainer.errors import StorageError, TrainerError, is_death
 
 # In a row, with no newer checkpoint between them. What raises will mostly raise again; a death is mostly bad luck.
 RAISED_IN_VAIN = 3
@@ -39,7 +38,7 @@ class Recovery(DefaultFailurePolicy):
         if any(isinstance(cause, TrainerError) for cause in raised):
             return FailureDecision.RAISE
         if raised and not _is_preemption_failure(training_failed_error):
-            died = any(isinstance(cause, RayActorError) for cause in raised)  # the others raise because of it
+            died = any(map(is_death, raised))  # the others raise because of it
             if self._is_in_vain("died" if died else "raised", DIED_IN_VAIN if died else RAISED_IN_VAIN):
                 return FailureDecision.RAISE
         return super().make_decision(training_failed_error)

@@ -15,7 +15,7 @@ from torch import nn
 from trainer import __version__, checkpoint, fetch, lease
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
-from trainer.errors import CheckpointError, OutageError, StorageError
+from trainer.errors import CheckpointError, OutageError, StorageError, in_a_line
 from trainer.state import State, capture, from_files, restore, to_files
 
 RETRY_EVERY_S = 2.0
@@ -78,7 +78,11 @@ class Saver:
                 if self._waiting is None:
                     return
                 (step, epoch, state), self._waiting, self._busy = self._waiting, None, True
-            failure = self._committed(step, epoch, to_files(state))
+            failure: CheckpointError | StorageError | None
+            try:
+                failure = self._committed(step, epoch, to_files(state))
+            except Exception as error:  # noqa: BLE001 # a thread that died in silence would hold up the run's end for ever
+                failure = CheckpointError(f"Step {step} could not be saved: {in_a_line(error)}.")
             with self._change:
                 self._failure, self._busy = failure, False
                 self._change.notify_all()

@@ -97,6 +97,21 @@ def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
     assert dict(bucket) == {}
 
 
+def test_a_warning_that_finds_no_room_in_the_record_does_not_end_the_pushing(record, bucket, monkeypatch):
+    def full(*_, **__):
+        raise StorageError("storage: no space left.")
+
+    monkeypatch.setattr(record, "add_event", full)
+    bucket.away = True
+    pushing = Pusher(record)
+    wait_until(bucket.asked.is_set)
+    bucket.asked.clear()
+    wait_until(bucket.asked.is_set)  # it tries again
+    bucket.away = False
+    pushing.finish()
+    assert "config.yaml" in bucket
+
+
 def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(record, bucket, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")

@@ -150,6 +150,17 @@ def test_a_step_that_is_saved_already_is_not_saved_again_but_a_damaged_one_is(ru
     assert found.name == "step-00000007-0001-1"
 
 
+def test_an_error_that_nobody_foresaw_ends_the_run_and_does_not_hold_it_up(run, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(checkpoint, "commit", broken)
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=600)
+    saves.save(1, 1, state())
+    with pytest.raises(CheckpointError, match="Step 1 could not be saved: RuntimeError: out of luck"):
+        saves.finish()
+
+
 def test_a_refusal_is_not_tried_again(run, monkeypatch):
     tries = []
 
