@@ -22,7 +22,8 @@ from trainer.errors import OutageError, StorageError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
+ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+SCHEMES = tuple(ENDPOINTS)
 DEADLINE_S = 60  # of one request with all its retries
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -253,13 +254,18 @@ def _store(bucket: str, deadline_s: int) -> ObjectStore:
     options: Any = {
         "connect_timeout": timedelta(seconds=min(5, deadline_s)),
         "timeout": timedelta(seconds=deadline_s),
-        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),  # whoever gives it means it
+        "allow_http": (_endpoint(bucket) or "").startswith("http://"),  # whoever gives it means it
     }
     return from_url(
         bucket,
         client_options=options,
         retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=deadline_s)},
     )
+
+
+def _endpoint(uri: str) -> str | None:
+    """The server that the environment names for stores of this kind, instead of the cloud's own."""
+    return os.environ.get(ENDPOINTS[uri.partition("://")[0]])
 
 
 @contextmanager
@@ -280,7 +286,7 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
             if isinstance(error, OSError | BaseError):
                 kind = StorageError if _is_refusal(error) else OutageError
-                raise kind(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
+                raise kind(f"storage: {uri} cannot be {verb}: {_why(error, _endpoint(uri))}.") from None
         elif isinstance(error, OSError):
             reason = error.strerror or error
             fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
@@ -298,7 +304,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | FileNotFoundError)
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, endpoint: str | None) -> str:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     text = str(error)
@@ -308,7 +314,6 @@ def _why(error: Exception) -> str:
         return f"the store refuses this identity; {CREDENTIALS}"
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket; make it first, or correct the name"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
     where = f" at {endpoint}" if endpoint else ""
     return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"
 
