@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -297,22 +298,33 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether asking again is of no use."""
+    return METADATA_SERVER in str(error) or _is_forbidden(error) or _is_absent(error)
+
+
+def _is_forbidden(error: Exception) -> bool:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-    if METADATA_SERVER in str(error):
-        return True
-    return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | FileNotFoundError)
+    by_type = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+    return by_type or _answered(error) in ("401", "403")
+
+
+def _is_absent(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or _answered(error) == "404"
+
+
+def _answered(error: Exception) -> str | None:
+    """The store's answer to a listing, whose errors obstore does not tell apart by type."""
+    found = re.search(r"returned non-2xx status code: (\d+)", str(error))
+    return found[1] if found else None
 
 
 def _why(error: Exception, endpoint: str | None) -> str:
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
     text = str(error)
     if METADATA_SERVER in text:  # asked last, when nothing else gave credentials
         return f"no credentials were found; {CREDENTIALS}"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+    if _is_forbidden(error):
         return f"the store refuses this identity; {CREDENTIALS}"
-    if isinstance(error, FileNotFoundError):
+    if _is_absent(error):
         return "there is no such bucket; make it first, or correct the name"
     where = f" at {endpoint}" if endpoint else ""
     return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"

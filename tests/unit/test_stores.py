@@ -1,7 +1,9 @@
 """What the trainer asks of a storage, held by every kind of it: a folder, and servers of S3, Google and Azure."""
 
+import os
 import threading
 
+import proxy
 import pytest
 from object_store import BUCKET, STORES
 
@@ -142,9 +144,10 @@ def test_a_checkpoint_is_committed_found_and_removed(place):
 @remote
 def test_a_bucket_that_is_not_there_is_a_refusal_that_says_so(server):
     nowhere = server.partition("://")[0] + "://nowhere"
-    with pytest.raises(StorageError, match="there is no such bucket") as error:
-        storage.check(nowhere)
-    assert not isinstance(error.value, OutageError)  # asking again for ten minutes would not help
+    for ask in (storage.check, storage.files, storage.folders):
+        with pytest.raises(StorageError, match="there is no such bucket") as error:
+            ask(nowhere)
+        assert not isinstance(error.value, OutageError)  # asking again for ten minutes would not help
 
 
 @remote
@@ -154,4 +157,35 @@ def test_a_server_that_is_gone_is_an_outage_and_its_address_is_named(server, mon
     storage._store.cache_clear()
     with pytest.raises(OutageError, match=r"the store at http://127\.0\.0\.1:9/account does not answer"):
         storage.check(server)
+    storage._store.cache_clear()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_an_identity_that_is_refused_is_no_outage_whatever_is_asked(server, monkeypatch):
+    with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        storage._store.cache_clear()
+        storage.write(f"{server}/x", b"x")
+        between.fault = proxy.FORBIDDEN
+        asked = [storage.check, storage.read, storage.files, storage.folders, storage.delete]
+        for ask in [*asked, lambda uri: storage.write(uri, b""), lambda uri: storage.create(uri, b"")]:
+            with pytest.raises(StorageError, match="the store refuses this identity") as error:
+                ask(f"{server}/x")
+            assert not isinstance(error.value, OutageError)
+        assert between.failed == 7  # it is not asked a second time
+    storage._store.cache_clear()
+
+
+@pytest.mark.parametrize("server", ["moto", "versitygw"], indirect=True)
+def test_what_was_done_although_the_answer_was_lost_is_not_taken_for_anothers(server, place, monkeypatch):
+    with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        storage._store.cache_clear()
+        between.fault = proxy.Fault(status=503, share=0.5)
+        for i in range(12):
+            uri = storage.join(place, str(i))
+            assert storage.create(uri, b"%d" % i)
+            assert not storage.create(uri, b"another")
+            assert storage.read(uri) == b"%d" % i
+        assert between.failed > 5
     storage._store.cache_clear()
