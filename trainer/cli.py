@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer import __version__, config, resolve, storage
-from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
+from trainer.cli_checkpoints import checkpoints
+from trainer.cli_options import Data, File, Overrides, Recipe, Runs
+from trainer.errors import ConfigError, ExitCode, TrainerError
 
 app = typer.Typer(
     name="trainer",
@@ -38,23 +40,6 @@ class LogFormat(str, Enum):
     JSON = "json"
 
 
-Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
-File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
-]
-Runs = Annotated[
-    str,
-    typer.Option(
-        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
-    ),
-]
-
-
 @app.command()
 def train(
     recipe: Recipe = None,
@@ -67,6 +52,12 @@ def train(
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
     cpus_per_worker: Annotated[int | None, typer.Option(help="CPU cores of each worker.")] = None,
     log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NEW", help="Train NEW instead, which begins with the run's checkpoint.")
+    ] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option("--from", help="--fork: with this checkpoint, or `best`; default: the newest.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
 ) -> None:
     """Train a model, and leave a record and a report of it."""
@@ -80,8 +71,11 @@ def train(
     ]
     settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+    source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
+    if from_checkpoint and not fork:
+        raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
     say = _say_json if log_format is LogFormat.JSON else _say
-    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data)
+    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
     if plan.finished is not None:
         say(f"Run {run_name} is finished already, with this config.")
         _show_result(plan.record, plan.finished, log_format)
@@ -91,7 +85,7 @@ def train(
         return
     from trainer import metrics, progress
 
-    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(run_name, settings.total_steps)]
+    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(plan.record, settings)]
     result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     try:
         result = _with_report(plan.record, result)
@@ -147,44 +141,6 @@ def _find_weights(
     return record.weights, record.config()
 
 
-class Deed(str, Enum):
-    """What to do with a run's checkpoints."""
-
-    LS = "ls"
-    VERIFY = "verify"
-    PRUNE = "prune"
-
-
-@app.command()
-def checkpoints(
-    deed: Annotated[Deed, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")],
-    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
-    runs: Runs = "runs",
-    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
-) -> None:
-    """List, verify or prune the checkpoints of a run."""
-    from trainer import checkpoint
-    from trainer.record import find
-
-    place = find(target, storage.normalise(runs)).place
-    if deed is Deed.PRUNE:
-        gone = checkpoint.prune(place, keep)
-        _say(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
-        return
-    found = checkpoint.look(place)
-    states = dict.fromkeys(found.committed, "committed")
-    states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
-    if deed is Deed.VERIFY:
-        states |= {each: checkpoint.verdict(place, each) for each in found.committed}
-    table = Table("checkpoint", "step", "state", box=None)
-    for each in sorted(states, reverse=True):
-        table.add_row(each.name, str(each.step), states[each])
-    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
-    damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
-    if damaged:
-        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
-
-
 @app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
@@ -209,6 +165,9 @@ def report(
         records[0].push()
         page = records[0].report
     typer.echo(f"Report: {_shown(page)}")
+
+
+app.command()(checkpoints)
 
 
 @app.command("config")
