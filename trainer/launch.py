@@ -29,6 +29,7 @@ from trainer.errors import (
     TrainingError,
     in_a_line,
 )
+from trainer.fork import Fork
 from trainer.lease import Lease
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
@@ -71,8 +72,8 @@ def _run_alone(
 ) -> dict[str, Any]:
     record = plan.record
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
-    if plan.fork is not None and fork.begin(plan.fork, record.place, lease.fence):
-        record.add_event("forked", checkpoint=plan.fork.uri)  # only then is it a run: one without it would begin at 0
+    # before it is a run: one that was killed in between would begin at the first step
+    forked = plan.fork is not None and fork.begin(plan.fork, record.place, lease.fence)
     record.create(plan.config, environment.describe())
     # of an attempt that did not finish; its points and events stay
     record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
@@ -83,7 +84,7 @@ def _run_alone(
         with ExitStack() as following:
             for display in displays():  # a thread for each: a terminal that is held up holds up no other
                 following.enter_context(Follower(record, display))
-            _announce(plan)
+            _announce(plan, plan.fork if forked else None)
             _train_on_ray(plan, attempt, lease.fence, found)
     except (KeyboardInterrupt, SystemExit):
         status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
@@ -103,11 +104,13 @@ def _run_alone(
     return result
 
 
-def _announce(plan: Run) -> None:
+def _announce(plan: Run, begun_with: Fork | None) -> None:
     me = psutil.Process()
     plan.record.add_event(
         "run_started", pid=me.pid, host=socket.gethostname(), process_created=round(me.create_time(), 3)
     )
+    if begun_with is not None:
+        plan.record.add_event("forked", checkpoint=begun_with.uri)
     for warning in preflight.warnings(plan.config):
         plan.record.add_event("warning", message=warning)
 
