@@ -72,6 +72,15 @@ test: .venv/.ready-dev ## run the tests: unit, and real Ray on this machine
 test-cluster: .venv/.ready-dev ## run the tests that need Kubernetes: they deploy to a kind cluster
 	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
+.PHONY: test-faults
+test-faults: .venv/.ready-dev ## run the tests that break a run in every way known: an hour; ARGS=--soak for more kills
+	@$(BIN)/python -m pytest tests/faults $(ARGS)
+
+.PHONY: stores
+stores: ## object stores that tests talk to if they are there, into .stores: versitygw (by Go), Azurite (by npm)
+	GOBIN="$(CURDIR)/.stores/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix .stores azurite@3.35.0
+
 .PHONY: verify
 verify: .venv/.ready-dev generate ## lint, types, and generated files that are not up to date
 	$(BIN)/ruff format --check .

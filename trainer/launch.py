@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trainer.evaluate import Scores
 
 INTERRUPTED_PUSH_S = 3.0  # whoever stops a run does not wait for an object store that is away
+NOTICE_POLL_S = 0.5  # how often Ray is asked whether a node will be taken away
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -121,6 +122,8 @@ def _train_on_ray(plan: Run, attempt: int, fence: int, data_folder: Path) -> Non
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(FROZEN_AFTER_S))
     if is_own_cluster():  # a laptop is not taken away, and the watcher is one more process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # by default five seconds of a notice are over before a worker hears of it
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(NOTICE_POLL_S))
     try:
         with ray_cluster():
             _fit(plan, attempt, fence, data_folder if is_own_cluster() else plan.data_folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from trainer.errors import OutageError, StorageError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
+ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+SCHEMES = tuple(ENDPOINTS)
 DEADLINE_S = 60  # of one request with all its retries
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -253,13 +255,18 @@ def _store(bucket: str, deadline_s: int) -> ObjectStore:
     options: Any = {
         "connect_timeout": timedelta(seconds=min(5, deadline_s)),
         "timeout": timedelta(seconds=deadline_s),
-        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),  # whoever gives it means it
+        "allow_http": (_endpoint(bucket) or "").startswith("http://"),  # whoever gives it means it
     }
     return from_url(
         bucket,
         client_options=options,
         retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=deadline_s)},
     )
+
+
+def _endpoint(uri: str) -> str | None:
+    """The server that the environment names for stores of this kind, instead of the cloud's own."""
+    return os.environ.get(ENDPOINTS[uri.partition("://")[0]])
 
 
 @contextmanager
@@ -280,7 +287,7 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
             if isinstance(error, OSError | BaseError):
                 kind = StorageError if _is_refusal(error) else OutageError
-                raise kind(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
+                raise kind(f"storage: {uri} cannot be {verb}: {_why(error, _endpoint(uri))}.") from None
         elif isinstance(error, OSError):
             reason = error.strerror or error
             fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
@@ -291,24 +298,34 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether asking again is of no use."""
+    return METADATA_SERVER in str(error) or _is_forbidden(error) or _is_absent(error)
+
+
+def _is_forbidden(error: Exception) -> bool:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-    if METADATA_SERVER in str(error):
-        return True
-    return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | FileNotFoundError)
+    by_type = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+    return by_type or _answered(error) in ("401", "403")
 
 
-def _why(error: Exception) -> str:
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+def _is_absent(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or _answered(error) == "404"
 
+
+def _answered(error: Exception) -> str | None:
+    """The store's answer to a listing, whose errors obstore does not tell apart by type."""
+    found = re.search(r"returned non-2xx status code: (\d+)", str(error))
+    return found[1] if found else None
+
+
+def _why(error: Exception, endpoint: str | None) -> str:
     text = str(error)
     if METADATA_SERVER in text:  # asked last, when nothing else gave credentials
         return f"no credentials were found; {CREDENTIALS}"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+    if _is_forbidden(error):
         return f"the store refuses this identity; {CREDENTIALS}"
-    if isinstance(error, FileNotFoundError):
+    if _is_absent(error):
         return "there is no such bucket; make it first, or correct the name"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
     where = f" at {endpoint}" if endpoint else ""
     return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"
 
