@@ -16,8 +16,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, config, resolve, storage
+from trainer import __version__, cli_cluster, config, resolve, storage
 from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
+from trainer.options import (
+    CpusPerWorker,
+    File,
+    Format,
+    Gpu,
+    LogFormat,
+    Overrides,
+    Recipe,
+    Runs,
+    Workers,
+    as_overrides,
+)
 
 app = typer.Typer(
     name="trainer",
@@ -29,29 +41,9 @@ app = typer.Typer(
 )
 
 
-class LogFormat(str, Enum):
-    """How a run shows itself."""
-
-    AUTO = "auto"
-    LIVE = "live"
-    PLAIN = "plain"
-    JSON = "json"
-
-
-Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
-File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
-]
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
-]
-Runs = Annotated[
-    str,
-    typer.Option(
-        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
-    ),
 ]
 
 
@@ -63,22 +55,17 @@ def train(
     name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
     runs: Runs = "runs",
     data: Data = None,
-    workers: Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
-    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
-    cpus_per_worker: Annotated[int | None, typer.Option(help="CPU cores of each worker.")] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
+    workers: Workers = None,
+    gpu: Gpu = None,
+    cpus_per_worker: CpusPerWorker = None,
+    log_format: Format = LogFormat.AUTO,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
 ) -> None:
     """Train a model, and leave a record and a report of it."""
     from trainer import launch, preflight
 
-    options = {"workers": workers, "gpu": gpu, "cpus_per_worker": cpus_per_worker}
-    given = [
-        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
-        for key, value in options.items()
-        if value is not None
-    ]
-    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
+    given = as_overrides(overrides, workers, gpu, cpus_per_worker)
+    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
     say = _say_json if log_format is LogFormat.JSON else _say
     plan = preflight.prepare(run_name, settings, storage.normalise(runs), data)
@@ -223,6 +210,9 @@ def show_config(
         typer.echo(json.dumps(config.schema(), indent=2))
     else:
         typer.echo(resolve.load(recipe or resolve.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
+
+
+cli_cluster.register(app)
 
 
 @app.callback(invoke_without_command=True)
