@@ -237,7 +237,7 @@ def _message(error: Any) -> str:
 
 def _reason(error: Exception) -> str:
     text = str(getattr(error, "reason", None) or error)
-    return text.rsplit(": ", 1)[-1].strip(")")[:200]
+    return re.sub(r"^\[Errno \d+\] ", "", text.rsplit(": ", 1)[-1].strip("()"))[:200]
 
 
 def _connect(context: str | None) -> tuple[Any, str, str | None]:
@@ -250,12 +250,13 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
         if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             config.load_incluster_config(client_configuration=settings)
             return client.ApiClient(settings), "this pod's cluster", None
-        contexts, active = config.list_kube_config_contexts()
+        file = os.environ.get("KUBECONFIG")
+        contexts, active = config.list_kube_config_contexts(file)
         known = {each["name"]: each["context"].get("namespace") for each in contexts}
         name = context or (active or {}).get("name")
         if name not in known:
             raise ClusterError(f"context: {name} is not in the kubeconfig, which has {', '.join(known) or 'none'}.")
-        config.load_kube_config(context=name, client_configuration=settings)
+        config.load_kube_config(file, context=name, client_configuration=settings)
     except config.ConfigException as error:
         raise ClusterError(
             f"context: the kubeconfig cannot be used ({error}); set KUBECONFIG, or name a context with --context."
