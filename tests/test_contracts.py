@@ -22,9 +22,9 @@ MODULES = [
     ["__main__"],
     ["cli"],
     ["cli_cluster"],
-    ["options", "runs"],
-    ["report", "submit", "follow"],
-    ["outcome", "cluster", "explain"],
+    ["options", "runs", "doctor"],
+    ["report", "submit", "follow", "lint"],
+    ["outcome", "cluster", "explain", "checks"],
     ["rayjob"],
     ["plots"],
     ["launch"],
@@ -126,6 +126,7 @@ def test_the_command_line_is_this_and_no_more():
         "logs": ["--context", "--follow", "--namespace"],
         "stop": place,
         "list": [*place, "--storage"],
+        "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }
 
 

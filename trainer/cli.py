@@ -20,6 +20,7 @@ from trainer import __version__, cli_cluster, config, resolve, storage
 from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
 from trainer.options import (
     CpusPerWorker,
+    Data,
     File,
     Format,
     Gpu,
@@ -39,12 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
-]
 
 
 @app.command()

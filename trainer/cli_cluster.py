@@ -16,6 +16,7 @@ from trainer.errors import ExitCode
 from trainer.options import (
     Context,
     CpusPerWorker,
+    Data,
     File,
     Format,
     Gpu,
@@ -23,11 +24,13 @@ from trainer.options import (
     Namespace,
     Overrides,
     Recipe,
+    Runs,
     Workers,
     as_overrides,
 )
 
 if TYPE_CHECKING:
+    from trainer.checks import Check
     from trainer.cluster import Cluster, Object
     from trainer.config import Config
     from trainer.outcome import Outcome
@@ -44,7 +47,7 @@ class Kind(str, Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
-    for command in (submit, status, logs, stop):
+    for command in (submit, status, logs, stop, doctor):
         app.command()(command)
     app.command("list")(list_runs)
 
@@ -178,6 +181,48 @@ def list_runs(
     for row in found:
         table.add_row(*row)
     Console(highlight=False).print(table if found else "There are no runs.")
+
+
+def doctor(
+    of_cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Look at a Kubernetes cluster too, from here and from a pod of each group."),
+    ] = False,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Look at every node of the Ray cluster of RAY_ADDRESS.")
+    ] = False,
+    runs: Runs = "runs",
+    data: Data = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each check.")] = False,
+) -> None:
+    """Check this machine, and a cluster, before a run: a line for each thing, with its fix where it is wrong."""
+    from trainer import checks
+    from trainer import doctor as looking
+
+    place, folder = storage.normalise(runs), data.expanduser().absolute() if data else None
+    found = looking.on_nodes(place, folder) if nodes else checks.here("here", place, folder)
+    if of_cluster:
+        found += looking.of_cluster(_cluster(context, namespace), lambda text: typer.echo(text, err=True))
+    code = looking.worst(found)
+    if as_json:
+        for each in found:
+            typer.echo(json.dumps({"event": "check", **each.as_dict()}))
+        typer.echo(json.dumps({"event": "result", "status": "finished", "exit_code": int(code)}))
+    else:
+        _show_checks(found)
+    raise typer.Exit(code)
+
+
+def _show_checks(found: list[Check]) -> None:
+    styles = {"ok": "green", "warning": "yellow", "wrong": "red"}
+    console = Console(highlight=False, soft_wrap=True)  # a line for each, however long
+    widths = [max(len(each.where) for each in found), max(len(each.what) for each in found)]
+    for each in found:
+        fix = f" → {each.fix}" if each.fix else ""
+        line = f"{each.state.value:7}  {each.where:{widths[0]}}  {each.what:{widths[1]}}  {each.found}{fix}"
+        console.print(line, style=styles[each.state.value], markup=False)
 
 
 def _cluster(context: str | None, namespace: str | None) -> Cluster:

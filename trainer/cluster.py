@@ -48,6 +48,11 @@ class Cluster:
         self._ahead = 0.0  # of the cluster's clock before this machine's, in seconds
 
     @property
+    def ahead(self) -> float:
+        """How far the cluster's clock is ahead of this machine's, in seconds; known after the first answer."""
+        return self._ahead
+
+    @property
     def now(self) -> float:
         """The time on the cluster, in seconds since 1970: its objects are stamped with it."""
         return time.time() + self._ahead
@@ -88,14 +93,17 @@ class Cluster:
         found: Object | None = self._ray("get_namespaced_custom_object", "rayclusters", name)
         return found
 
-    def create(self, job: Object) -> Object:
-        """Create a RayJob.
+    def create(self, job: Object, dry_run: bool = False) -> Object:
+        """Create a RayJob, or only ask whether it would be admitted.
 
         Raises:
             TakenError: there is one of this name.
             ClusterError: KubeRay's definition is missing or knows a field not, or admission refuses it.
         """
-        made: Object | None = self._ray("create_namespaced_custom_object", "rayjobs", job, field_validation="Strict")
+        dry = {"dry_run": "All"} if dry_run else {}
+        made: Object | None = self._ray(
+            "create_namespaced_custom_object", "rayjobs", job, field_validation="Strict", **dry
+        )
         if made is None:
             raise ClusterError(
                 f"KubeRay: {self.context} does not know rayjobs.ray.io; install its operator: make platform."

@@ -218,7 +218,7 @@ def _no_room(pod: Object, sight: Sight, who: str, seconds: float) -> str:
     short = re.findall(r"Insufficient ([\w.\-/]+\w)", text)
     device = next((each for each in short if "/" in each), None)
     if device:
-        have = _nodes_with(device, sight.nodes)
+        have = nodes_with(device, sight.nodes)
         what = f"no node has {device}" if have == 0 else f"no node has {device} free"
         remedy = "add nodes with it, or submit without --gpu" if have == 0 else "let other runs end, or add nodes"
     elif short:
@@ -230,7 +230,8 @@ def _no_room(pod: Object, sight: Sight, who: str, seconds: float) -> str:
     return f"room: {what}: {who}{asked} has been asked for {seconds:.0f} s ago ({_short(text)}); {remedy}."
 
 
-def _nodes_with(device: str, nodes: list[Object] | None) -> int | None:
+def nodes_with(device: str, nodes: list[Object] | None) -> int | None:
+    """How many nodes have a device, taken or not; None if nodes may not be seen."""
     if nodes is None:
         return None
     return sum(str(node["status"].get("allocatable", {}).get(device, "0")) != "0" for node in nodes)

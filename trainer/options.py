@@ -26,6 +26,10 @@ File = Annotated[Path | None, typer.Option("--config", help="A YAML file of sett
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
+]
 Runs = Annotated[
     str,
     typer.Option(

@@ -61,12 +61,16 @@ def submit(
 
 def check_rights(cluster: Cluster) -> None:
     """Raises ClusterError if this user lacks a right that a submit needs, naming it."""
-    lacking = [f"{verb} {resource}" for verb, group, resource in RIGHTS if not cluster.may(verb, group, resource)]
-    if lacking:
+    if lacking := lacking_rights(cluster):
         raise ClusterError(
             f"rights: you may not {', '.join(lacking)} in namespace {cluster.namespace} of {cluster.context}; whoever "
             "runs the cluster adds you to access.subjects in the values of helm/training."
         )
+
+
+def lacking_rights(cluster: Cluster) -> list[str]:
+    """What this user may not do of what a submit needs: verbs with their resources."""
+    return [f"{verb} {resource}" for verb, group, resource in RIGHTS if not cluster.may(verb, group, resource)]
 
 
 def check_standing(cluster: Cluster, job: Object, config: Config) -> None:

@@ -10,7 +10,10 @@ from trainer import cluster
 from trainer.errors import ClusterError, ConflictError, ExitCode, LostConnectionError, ResourceError
 
 WHERE = "training of kind"
-RIGHTS = 'rayjobs.ray.io is forbidden: User "ann" cannot create resource "rayjobs" in API group "ray.io" in the namespace "x"'
+RIGHTS = (
+    'rayjobs.ray.io is forbidden: User "ann" cannot create resource "rayjobs" in API group "ray.io" in the namespace '
+    '"training"'
+)
 QUOTA = (
     'rayjobs.ray.io "r1" is forbidden: exceeded quota: training, requested: count/rayjobs.ray.io=1, used: 1, limited: 1'
 )

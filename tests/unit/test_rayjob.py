@@ -79,7 +79,7 @@ def test_the_longest_name_leaves_kuberay_room():
 def test_the_same_config_joins_and_another_is_refused_with_what_differs():
     made = job(config("epochs=20"))
     rayjob.check_same(made, config("epochs=20"), "training")
-    with pytest.raises(ConflictError, match="r1 is a run in training with another config .epochs: 20 → 3"):
+    with pytest.raises(ConflictError, match=r"r1 is a run in training with another config .epochs: 20 → 3"):
         rayjob.check_same(made, config("epochs=3"), "training")
 
 
@@ -133,5 +133,5 @@ def test_a_run_on_the_standing_cluster_brings_no_cluster_of_its_own():
     made = job(config(), cluster="standing")
     assert made["spec"]["clusterSelector"] == {"ray.io/cluster": "training"}
     assert "rayClusterSpec" not in made["spec"]
-    with pytest.raises(ConfigError, match="cluster.enabled=true"):
+    with pytest.raises(ConfigError, match=r"cluster\.enabled=true"):
         rayjob.manifest({"rayjob.yaml": RAYJOB}, "standing", "r1", "fast", config())
