@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 import traceback
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +15,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, config, resolve, storage
+from trainer import __version__, cli_cluster, config, resolve, storage
 from trainer.cli_checkpoints import checkpoints
-from trainer.cli_options import Data, File, Overrides, Recipe, Runs
 from trainer.errors import ConfigError, ExitCode, TrainerError
+from trainer.options import (
+    CpusPerWorker,
+    Data,
+    File,
+    Format,
+    Gpu,
+    LogFormat,
+    Overrides,
+    Recipe,
+    Runs,
+    Workers,
+    as_overrides,
+)
 
 app = typer.Typer(
     name="trainer",
@@ -31,15 +42,6 @@ app = typer.Typer(
 )
 
 
-class LogFormat(str, Enum):
-    """How a run shows itself."""
-
-    AUTO = "auto"
-    LIVE = "live"
-    PLAIN = "plain"
-    JSON = "json"
-
-
 @app.command()
 def train(
     recipe: Recipe = None,
@@ -48,10 +50,10 @@ def train(
     name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
     runs: Runs = "runs",
     data: Data = None,
-    workers: Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
-    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
-    cpus_per_worker: Annotated[int | None, typer.Option(help="CPU cores of each worker.")] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
+    workers: Workers = None,
+    gpu: Gpu = None,
+    cpus_per_worker: CpusPerWorker = None,
+    log_format: Format = LogFormat.AUTO,
     fork: Annotated[
         str | None, typer.Option(metavar="NEW", help="Train NEW instead, which begins with the run's checkpoint.")
     ] = None,
@@ -63,13 +65,8 @@ def train(
     """Train a model, and leave a record and a report of it."""
     from trainer import launch, preflight
 
-    options = {"workers": workers, "gpu": gpu, "cpus_per_worker": cpus_per_worker}
-    given = [
-        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
-        for key, value in options.items()
-        if value is not None
-    ]
-    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
+    given = as_overrides(overrides, workers, gpu, cpus_per_worker)
+    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
     source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
     if from_checkpoint and not fork:
@@ -182,6 +179,9 @@ def show_config(
         typer.echo(json.dumps(config.schema(), indent=2))
     else:
         typer.echo(resolve.load(recipe or resolve.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
+
+
+cli_cluster.register(app)
 
 
 @app.callback(invoke_without_command=True)

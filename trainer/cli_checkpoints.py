@@ -12,8 +12,8 @@ from rich.table import Table
 
 from trainer import checkpoint, storage
 from trainer.checkpoint import Checkpoint
-from trainer.cli_options import Runs
 from trainer.errors import CheckpointError
+from trainer.options import Runs
 from trainer.record import find
 
 

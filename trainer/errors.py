@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     RESOURCES = 7
     CHECKPOINT = 8
     DIVERGED = 9
+    CLUSTER = 10
     INTERRUPTED = 130
 
 
@@ -36,7 +37,8 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",
     ExitCode.CHECKPOINT: "the run has checkpoints and none of them is intact, or another process writes them",
     ExitCode.DIVERGED: "the loss or the weights became non-finite, also after going back once: see the settings",
-    ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM; the record so far is kept",
+    ExitCode.CLUSTER: "the Kubernetes cluster does not answer, refuses, or lacks what runs need: KubeRay, chart, image",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C, SIGTERM, `trainer stop` or a deadline; the record so far is kept",
 }
 
 
@@ -99,8 +101,18 @@ class CheckpointError(TrainerError):
     exit_code = ExitCode.CHECKPOINT
 
 
+class ClusterError(TrainerError):
+    """The Kubernetes cluster refuses, or is not set up for runs."""
+
+    exit_code = ExitCode.CLUSTER
+
+
+class LostConnectionError(ClusterError):
+    """The API server does not answer: it may be well again in a while."""
+
+
 class InterruptedRunError(TrainerError):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM, or somebody else who stopped the run."""
 
     exit_code = ExitCode.INTERRUPTED
 

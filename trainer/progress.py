@@ -186,11 +186,13 @@ class Pace:
         self._began: float | None = None  # of this attempt, in seconds since 1970
         self._began_at_step = 0.0
         self._attempt = 0
+        self.point: dict[str, Any] | None = None  # the last
         self.accuracy: float | None = None
         self.seconds_left: float | None = None
 
     def add(self, point: dict[str, Any]) -> None:
         """Take a new point."""
+        self.point = point
         if point["attempt"] != self._attempt or self._began is None:
             self._attempt, self._began = point["attempt"], point["time"] - point["seconds"]
             self._began_at_step = point["step"] - point["samples"] / self._config.global_batch_size
@@ -237,6 +239,8 @@ def event_sentence(event: dict[str, Any]) -> str | None:
         return "checkpoints are saved again"
     if event["event"] == "worker_failed":
         return f"worker {event['rank']} failed: {event['error']}"
+    if event["event"] == "cluster":  # said by the follower of a run on Kubernetes, not by the run
+        return str(event["message"])
     return f"warning: {event['message']}" if event["event"] == "warning" else None
 
 
