@@ -8,7 +8,7 @@ from typing import Any
 
 import fault_tolerance
 
-from trainer import config, metrics, resolve
+from trainer import config, goodput, metrics, resolve
 from trainer.errors import EXIT_CODE_MEANING
 
 DOCS = Path(__file__).parent
@@ -107,7 +107,13 @@ def _metrics() -> list[str]:
         "| metric | unit | meaning |",
         "|---|---|---|",
     ]
-    return [*lines, *(f"| `{each.exported}` | {each.unit} | {each.help} |" for each in metrics.METRICS), ""]
+    parts = ", ".join(f"`{part}`" for part in goodput.PARTS)
+    after = ["", f"`part` is one of {parts}: `trainer/goodput.py` says what each is.", ""]
+    return [*lines, *(f"| `{each.exported}` | {each.unit} | {_meaning(each)} |" for each in metrics.METRICS), *after]
+
+
+def _meaning(metric: metrics.Metric) -> str:
+    return metric.help + (f" One series for each `{metric.split}`." if metric.split else "")
 
 
 if __name__ == "__main__":

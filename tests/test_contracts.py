@@ -21,15 +21,21 @@ TRAINER = ROOT / "trainer"
 MODULES = [
     ["__main__"],
     ["cli"],
-    ["report"],
+    ["cli_checkpoints", "cli_cluster"],
+    ["options", "runs", "doctor"],
+    ["report", "submit", "follow", "lint"],
+    ["outcome", "cluster", "explain", "checks"],
+    ["rayjob"],
     ["plots"],
     ["launch"],
     ["preflight", "progress", "result"],
+    ["fork", "metrics"],
     ["goodput"],
-    ["local", "metrics", "pusher", "recorder", "recovery", "environment"],
+    ["local", "pusher", "recorder", "recovery", "environment"],
     ["record"],
     ["loop"],
-    ["evaluate", "saver"],
+    ["evaluate", "saver", "shortage", "watchdog"],
+    ["preemption", "rollback"],
     ["checkpoint", "lease", "state"],
     ["optimizer", "model", "data"],
     ["fetch", "device", "storage"],
@@ -71,6 +77,11 @@ def test_what_we_compute_does_not_import_ray(module):
     assert [name for name in imports(TRAINER / f"{module}.py") if name.split(".")[0] == "ray"] == []
 
 
+@pytest.mark.parametrize("module", ["rayjob", "explain", "outcome"])
+def test_what_is_said_of_a_cluster_is_worked_out_without_one(module):
+    assert [name for name in imports(TRAINER / f"{module}.py") if name.startswith("kubernetes.client")] == []
+
+
 def test_no_module_of_the_trainer_imports_torchvision():
     # it costs seconds at each start of a worker; it is there for the benchmarks
     assert [p.name for p in TRAINER.glob("*.py") if any(n.startswith("torchvision") for n in imports(p))] == []
@@ -88,7 +99,7 @@ def test_the_command_line_is_this_and_no_more():
         name: sorted(o for p in command.params for o in p.opts if o.startswith("--"))
         for name, command in commands.items()
     }
-    common = ["--config", "--recipe", "--set"]
+    common, place = ["--config", "--recipe", "--set"], ["--context", "--namespace"]
     assert surface == {
         "train": sorted(
             [
@@ -96,6 +107,8 @@ def test_the_command_line_is_this_and_no_more():
                 "--cpus-per-worker",
                 "--data",
                 "--dry-run",
+                "--fork",
+                "--from",
                 "--gpu",
                 "--log-format",
                 "--name",
@@ -107,6 +120,17 @@ def test_the_command_line_is_this_and_no_more():
         "report": ["--output", "--storage"],
         "checkpoints": ["--keep", "--storage"],
         "config": sorted([*common, "--schema"]),
+        "submit": sorted(
+            [
+                *[*common, *place],
+                *["--cluster", "--cpus-per-worker", "--gpu", "--log-format", "--name", "--wait", "--workers"],
+            ]
+        ),
+        "status": ["--context", "--json", "--namespace"],
+        "logs": ["--context", "--follow", "--namespace"],
+        "stop": place,
+        "list": [*place, "--storage"],
+        "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }
 
 
@@ -143,6 +167,8 @@ def test_the_exit_codes_are_these_and_each_is_explained():
         "TRAINING": 6,
         "RESOURCES": 7,
         "CHECKPOINT": 8,
+        "DIVERGED": 9,
+        "CLUSTER": 10,
         "INTERRUPTED": 130,
     }
     assert set(EXIT_CODE_MEANING) == set(ExitCode)

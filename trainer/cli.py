@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 import traceback
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, config, resolve, storage
-from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
+from trainer import __version__, cli_cluster, config, resolve, storage
+from trainer.cli_checkpoints import checkpoints
+from trainer.errors import ConfigError, ExitCode, TrainerError
+from trainer.options import (
+    CpusPerWorker,
+    Data,
+    File,
+    Format,
+    Gpu,
+    LogFormat,
+    Overrides,
+    Recipe,
+    Runs,
+    Workers,
+    as_overrides,
+)
 
 app = typer.Typer(
     name="trainer",
@@ -29,32 +42,6 @@ app = typer.Typer(
 )
 
 
-class LogFormat(str, Enum):
-    """How a run shows itself."""
-
-    AUTO = "auto"
-    LIVE = "live"
-    PLAIN = "plain"
-    JSON = "json"
-
-
-Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
-File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
-]
-Runs = Annotated[
-    str,
-    typer.Option(
-        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
-    ),
-]
-
-
 @app.command()
 def train(
     recipe: Recipe = None,
@@ -63,25 +50,29 @@ def train(
     name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
     runs: Runs = "runs",
     data: Data = None,
-    workers: Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")] = None,
-    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")] = None,
-    cpus_per_worker: Annotated[int | None, typer.Option(help="CPU cores of each worker.")] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")] = LogFormat.AUTO,
+    workers: Workers = None,
+    gpu: Gpu = None,
+    cpus_per_worker: CpusPerWorker = None,
+    log_format: Format = LogFormat.AUTO,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NEW", help="Train NEW instead, which begins with the run's checkpoint.")
+    ] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option("--from", help="--fork: with this checkpoint, or `best`; default: the newest.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
 ) -> None:
     """Train a model, and leave a record and a report of it."""
     from trainer import launch, preflight
 
-    options = {"workers": workers, "gpu": gpu, "cpus_per_worker": cpus_per_worker}
-    given = [
-        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
-        for key, value in options.items()
-        if value is not None
-    ]
-    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, [*(overrides or []), *given])
+    given = as_overrides(overrides, workers, gpu, cpus_per_worker)
+    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+    source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
+    if from_checkpoint and not fork:
+        raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
     say = _say_json if log_format is LogFormat.JSON else _say
-    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data)
+    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
     if plan.finished is not None:
         say(f"Run {run_name} is finished already, with this config.")
         _show_result(plan.record, plan.finished, log_format)
@@ -91,7 +82,7 @@ def train(
         return
     from trainer import metrics, progress
 
-    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(run_name, settings.total_steps)]
+    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(plan.record, settings)]
     result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     try:
         result = _with_report(plan.record, result)
@@ -147,44 +138,6 @@ def _find_weights(
     return record.weights, record.config()
 
 
-class Deed(str, Enum):
-    """What to do with a run's checkpoints."""
-
-    LS = "ls"
-    VERIFY = "verify"
-    PRUNE = "prune"
-
-
-@app.command()
-def checkpoints(
-    deed: Annotated[Deed, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")],
-    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
-    runs: Runs = "runs",
-    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
-) -> None:
-    """List, verify or prune the checkpoints of a run."""
-    from trainer import checkpoint
-    from trainer.record import find
-
-    place = find(target, storage.normalise(runs)).place
-    if deed is Deed.PRUNE:
-        gone = checkpoint.prune(place, keep)
-        _say(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
-        return
-    found = checkpoint.look(place)
-    states = dict.fromkeys(found.committed, "committed")
-    states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
-    if deed is Deed.VERIFY:
-        states |= {each: checkpoint.verdict(place, each) for each in found.committed}
-    table = Table("checkpoint", "step", "state", box=None)
-    for each in sorted(states, reverse=True):
-        table.add_row(each.name, str(each.step), states[each])
-    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
-    damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
-    if damaged:
-        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
-
-
 @app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
@@ -211,6 +164,9 @@ def report(
     typer.echo(f"Report: {_shown(page)}")
 
 
+app.command()(checkpoints)
+
+
 @app.command("config")
 def show_config(
     recipe: Recipe = None,
@@ -223,6 +179,9 @@ def show_config(
         typer.echo(json.dumps(config.schema(), indent=2))
     else:
         typer.echo(resolve.load(recipe or resolve.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)
+
+
+cli_cluster.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -32,8 +32,10 @@ def recipes() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(recipe: str | None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(recipe: str | None, file: Path | None = None, overrides: Sequence[str] = (), base: str = "") -> Config:
     """Resolve a config from a recipe, a YAML file over it and ``key=value`` overrides over both.
+
+    `base` is YAML too, between recipe and file: what a cluster says of all runs on it.
 
     Raises:
         ConfigError: one line for each thing wrong: the field, its value, and what to do.
@@ -45,6 +47,7 @@ def load(recipe: str | None, file: Path | None = None, overrides: Sequence[str] 
         _merge(
             settings, _parse_mapping((resources.files("trainer") / "recipes" / f"{recipe}.yaml").read_text(), recipe)
         )
+    _merge(settings, _parse_mapping(base, "train.yaml of the cluster"))
     if file is not None:
         _merge(settings, _read_file(file))
     for override in overrides:

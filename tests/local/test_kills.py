@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from local.runs import result_of, run_trainer
+from local.runs import in_workers, result_of, run_trainer
 
 from trainer import checkpoint
 from trainer.record import Record
@@ -18,35 +18,21 @@ from trainer.record import Record
 # 6 epochs of 10 steps; dropout, so that the random numbers matter; Muon, so that the optimizer has a state
 RUN = ["--recipe", "fast", "--set", "model.dropout=0.3", "--set", "global_batch_size=6000", "--set", "epochs=6"]
 RUN += ["--set", "checkpoint.every_s=0", "--set", "precision=fp32"]
-# In every worker: die at the steps that KILL_AT lists, each once.
-PATCH = """
-import os, signal, sys
-
-def _patch():
-    from trainer import optimizer
-    usual = optimizer.schedule
-    def schedule(config, step, total_steps):
-        mark = os.path.join(os.environ["KILL_MARKS"], str(step))
-        if str(step) in os.environ["KILL_AT"].split(","):
-            try:
-                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                pass
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return usual(config, step, total_steps)
-    optimizer.schedule = schedule
-
-if "KILL_AT" in os.environ and any("default_worker" in each for each in sys.argv + sys.orig_argv):
-    import threading
-    import importlib.abc
-    class Finder(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path, target=None):
-            if name == "trainer.loop":
-                sys.meta_path.remove(self)
-                _patch()
-            return None
-    sys.meta_path.insert(0, Finder())
+# In every worker: die before the steps that KILL_AT lists, each once.
+KILL = """
+import os, signal
+from trainer import optimizer
+usual = optimizer.schedule
+def schedule(config, step, total_steps):
+    if str(step) in os.environ["KILL_AT"].split(","):
+        try:
+            os.close(os.open(os.path.join(os.environ["KILL_MARKS"], str(step)), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return usual(config, step, total_steps)
+optimizer.schedule = schedule
 """
 
 
@@ -64,11 +50,9 @@ def undisturbed(tmp_path_factory, data_folder):
 
 def killed_at(folder: Path, steps: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A run whose worker is killed before each of the steps."""
-    (folder / "site").mkdir()
     (folder / "marks").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(PATCH)
-    path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
-    return run_trainer(folder, "train", *arguments, PYTHONPATH=path, KILL_AT=steps, KILL_MARKS=str(folder / "marks"))
+    marks = {"KILL_AT": steps, "KILL_MARKS": str(folder / "marks")}
+    return run_trainer(folder, "train", *arguments, **in_workers(folder, KILL), **marks)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

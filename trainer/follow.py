@@ -1,0 +1,279 @@
+"""Following a run on a cluster until it ends: its states, its driver's log, what holds it up, and its result.
+
+Nothing is held open: every two seconds the cluster is asked how things are, so that a lost connection, another API
+server or a new head is only another answer. The end of a log means nothing; the RayJob's status does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from trainer import explain, outcome, rayjob
+from trainer.cluster import Cluster, Object
+from trainer.config import Config
+from trainer.errors import ClusterError, ExitCode, LostConnectionError
+from trainer.explain import Sight
+from trainer.outcome import Outcome
+from trainer.progress import Display, Pace, duration, number, plural
+
+LOOK_EVERY_S = 2.0
+ANNOTATE_EVERY_S = 5.0
+LOST_FOR_GOOD_S = 900.0
+RESULT_COMES_S = 20.0  # from the RayJob's success to the result in the log of its submitter
+SUBMITTER = "ray-job-submitter"
+
+
+class Log:
+    """The driver's output, as the submitter pods of a run print it: every line once, however often it is printed."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._read_until: dict[str, float] = {}
+        self.last_lines: deque[str] = deque(maxlen=50)
+        self.result: dict[str, Any] | None = None
+
+    def read(self, cluster: Cluster, pods: list[Object]) -> list[dict[str, Any] | str]:
+        """What is new: events and points as dictionaries, all else as text."""
+        new: list[dict[str, Any] | str] = []
+        for pod in sorted(pods, key=lambda each: str(each["metadata"]["creationTimestamp"])):
+            name, began = pod["metadata"]["name"], cluster.now
+            until = self._read_until.get(name)
+            since = None if until is None else int(began - until) + 5
+            for line in cluster.log(name, SUBMITTER, since).splitlines():
+                new += self._new(line)
+            self._read_until[name] = began
+        return new
+
+    def _new(self, line: str) -> list[dict[str, Any] | str]:
+        _, _, text = line.partition(" ")
+        with suppress(ValueError):
+            parsed = json.loads(text) if text.startswith('{"') else None
+            if isinstance(parsed, dict) and "event" in parsed:
+                return self._event(parsed, text)
+        if hash(line) in self._seen:
+            return []
+        self._seen.add(hash(line))
+        self.last_lines.append(text)
+        return [text]
+
+    def _event(self, event: dict[str, Any], text: str) -> list[dict[str, Any] | str]:
+        # its own time is in it: a submitter that starts again prints the whole log again, at other times
+        if hash(text) in self._seen:
+            return []
+        self._seen.add(hash(text))
+        if event["event"] == "result":
+            self.result = {key: value for key, value in event.items() if key != "event"}
+        return [event]
+
+
+class Watch:
+    """Shows one run until it ends."""
+
+    def __init__(self, cluster: Cluster, job: Object, config: Config, display: Display):
+        self._cluster, self._config, self._display = cluster, config, display
+        self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
+        self._job = job
+        self._log, self._pace = Log(), Pace(config)
+        self._said: dict[str, str] = {}  # by subject, so that only what changed is said
+        self._since: dict[str, float] = {}  # troubles, and when they were seen first
+        self._state, self._head, self._began = "", "", False
+        self._annotated_at = 0.0
+        self._succeeded_at: float | None = None
+
+    def until_end(self) -> Outcome:
+        """Follow the run until it has ended for good, or is held up by what will not pass.
+
+        Raises:
+            LostConnectionError: the API server has not answered for a quarter of an hour.
+        """
+        lost_at: float | None = None
+        while True:
+            try:
+                ended = self.look()
+                if lost_at is not None:
+                    self._say(f"connected again after {duration(time.monotonic() - lost_at)}")
+                    lost_at = None
+                if ended:
+                    return ended
+            except LostConnectionError as error:
+                lost_at = lost_at or time.monotonic()
+                self._say_once("connection", f"{error} The run goes on; trying again.")
+                if time.monotonic() - lost_at > LOST_FOR_GOOD_S:
+                    raise
+            time.sleep(LOOK_EVERY_S)
+
+    def look(self) -> Outcome | None:
+        """Look once, show what is new; how the run ended, if it has."""
+        job = self._cluster.job(self._name)
+        self._said.pop("connection", None)
+        if job is None or job["metadata"]["uid"] != self._uid:
+            return outcome.stopped(self._job)
+        self._job = job
+        pods = self._pods()
+        for line in self._log.read(self._cluster, [pod for pod in pods if _component(pod) == "submitter"]):
+            self._show(line)
+        self._annotate()
+        ended = outcome.of(job, self._log.result, "\n".join(self._log.last_lines))
+        if ended and ended.code is ExitCode.OK:
+            return self._with_result(ended)
+        if ended and self._is_final(ended):
+            return self._note(ended)
+        self._say_state(pods)
+        return None if ended else self._held_up(pods)
+
+    def _pods(self) -> list[Object]:
+        cluster = (self._job.get("status") or {}).get("rayClusterName")
+        mine = [
+            pod
+            for pod in self._cluster.pods()
+            if pod["metadata"]["labels"].get("ray.io/cluster") == (cluster or "?")
+            or pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == self._name
+        ]
+        return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"] or _component(pod) == "submitter"]
+
+    def _show(self, line: dict[str, Any] | str) -> None:
+        if isinstance(line, str):
+            return  # `trainer logs` shows all; what matters of it comes again in the outcome
+        if line["event"] == "metrics":
+            self._began = True
+            self._pace.add(line)
+            self._display.point(line)
+        elif line["event"] != "result":
+            self._began = self._began or line["event"] == "training_started"
+            self._display.event(line)
+
+    def _annotate(self) -> None:
+        if self._pace.point is None or time.monotonic() - self._annotated_at < ANNOTATE_EVERY_S:
+            return
+        self._annotated_at = time.monotonic()
+        values = progress_notes(self._pace, self._config)
+        now = self._job["metadata"].get("annotations", {})
+        if any(now.get(key) != value for key, value in values.items()):
+            self._write(values)
+
+    def _write(self, values: dict[str, str]) -> None:
+        try:
+            self._cluster.annotate(self._name, values)
+        except LostConnectionError:
+            raise
+        except ClusterError as error:
+            self._say_once("annotations", f"warning: progress is not written to the RayJob: {error}")
+
+    def _with_result(self, ended: Outcome) -> Outcome | None:
+        """The result is the driver's last line: a moment may pass until it is in the submitter's log."""
+        self._succeeded_at = self._succeeded_at or time.monotonic()
+        if ended.result is None and time.monotonic() - self._succeeded_at < RESULT_COMES_S:
+            return None
+        return self._note(ended)
+
+    def _note(self, ended: Outcome) -> Outcome:
+        if "deletionTimestamp" not in self._job["metadata"]:
+            last = progress_notes(self._pace, self._config) if self._pace.point else {}
+            self._write({**last, rayjob.RESULT: json.dumps(outcome.as_result(ended))})
+        return ended
+
+    def _is_final(self, ended: Outcome) -> bool:
+        """Whether no other attempt follows; one that could only fail the same way is not let begin."""
+        status, limit = self._job.get("status") or {}, self._job["spec"].get("backoffLimit", 0)
+        state, failed = status.get("jobDeploymentStatus"), status.get("failed", 0)
+        again = state == "Retrying" or (state == "Running" and failed < limit)
+        if ended.status == "stopped" or not again:
+            return True
+        if ended.may_pass:
+            self._began = False
+            self._say_once(f"attempt {status.get('startTime')}", f"{ended.sentence} KubeRay tries again.")
+            return False
+        # too late for one that is being made ready already: that one is suspended
+        stop = {"suspend": True} if state == "Retrying" else {"backoffLimit": failed}
+        self._cluster.patch(self._name, {"spec": stop})
+        return True
+
+    def _say_state(self, pods: list[Object]) -> None:
+        status = self._job.get("status") or {}
+        state, cluster = status.get("jobDeploymentStatus", ""), status.get("rayClusterName", "")
+        heads = [pod["metadata"]["name"] for pod in pods if _component(pod) == "head"]
+        workers = sum(_component(pod) == "worker" and _is_ready(pod) for pod in pods)
+        if heads and self._head and heads[0] != self._head:
+            self._say(f"head {self._head} is gone; {heads[0]} takes its place, and the run continues from storage")
+        self._head = heads[0] if heads else self._head
+        words = {
+            "": "waiting for the KubeRay operator",
+            "Initializing": f"Ray cluster {cluster} is starting, {plural(workers, 'worker')} ready",
+            "Running": f"submitted to Ray cluster {cluster}",
+            "Retrying": f"Ray cluster {cluster} is being replaced",
+            "Suspended": "suspended",
+        }
+        if state == "Running" and status.get("jobStatus") == "RUNNING":
+            words["Running"] = f"the driver runs on Ray cluster {cluster}"
+        if state in words:
+            self._say_once("state", words[state])
+
+    def _held_up(self, pods: list[Object]) -> Outcome | None:
+        if self._began:  # what it lost it waits for: KubeRay and Ray see to that
+            return None
+        sight = Sight(
+            self._job, pods, self._events(pods), None, self._cluster.nodes() if self._waits(pods) else None,
+            self._cluster.now,
+        )  # fmt: skip
+        found = explain.troubles(sight)
+        now = time.monotonic()
+        self._since = {each.about: self._since.get(each.about, now) for each in found}
+        for each in found:
+            lasted = now - self._since[each.about]
+            if lasted >= LOOK_EVERY_S:  # what is gone at the next look was none
+                self._say_once(each.about, each.sentence)
+            if each.hopeless_after_s is not None and lasted >= each.hopeless_after_s:
+                return self._given_up(each)
+        return None
+
+    def _given_up(self, trouble: explain.Trouble) -> Outcome:
+        return Outcome(
+            "held up", trouble.code, f"{trouble.sentence} The RayJob stays: `trainer stop {self._name}` ends it."
+        )
+
+    def _waits(self, pods: list[Object]) -> bool:
+        return any(pod["status"].get("phase") == "Pending" for pod in pods)
+
+    def _events(self, pods: list[Object]) -> list[Object]:
+        cluster = (self._job.get("status") or {}).get("rayClusterName")
+        names = {self._name, cluster, *(pod["metadata"]["name"] for pod in pods)}
+        made = explain.seconds(self._job["metadata"]["creationTimestamp"])
+        return [
+            each
+            for each in self._cluster.events()
+            if each["involvedObject"].get("name") in names and explain.when(each) >= made
+        ]
+
+    def _say_once(self, about: str, message: str) -> None:
+        if self._said.get(about) is None or (about == "state" and self._said[about] != message):
+            self._said[about] = message
+            self._say(message)
+
+    def _say(self, message: str) -> None:
+        self._display.event({"time": round(time.time(), 3), "event": "cluster", "message": message})
+
+
+def progress_notes(pace: Pace, config: Config) -> dict[str, str]:
+    """Progress for ``kubectl get rayjob -o custom-columns``."""
+    point = pace.point or {}
+    values = {
+        "epoch": f"{point['epoch']}/{config.epochs}",
+        "step": f"{point['step']}/{config.total_steps}",
+        "loss": number(point["train_loss"], ".4f"),
+        "accuracy": number(pace.accuracy, ".2%"),
+        "samples-per-second": number(point["samples_per_second"], ".0f"),
+        "eta": duration(pace.seconds_left),
+    }
+    return {f"{rayjob.PREFIX}/{key}": value for key, value in values.items()}
+
+
+def _component(pod: Object) -> str:
+    return str(pod["metadata"]["labels"].get("app.kubernetes.io/component"))
+
+
+def _is_ready(pod: Object) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", []))

@@ -1,0 +1,57 @@
+"""Options that several commands have, and what they mean as settings."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer import resolve
+
+
+class LogFormat(str, Enum):
+    """How a run shows itself."""
+
+    AUTO = "auto"
+    LIVE = "live"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
+File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
+]
+Runs = Annotated[
+    str,
+    typer.Option(
+        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
+    ),
+]
+Workers = Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")]
+Gpu = Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")]
+CpusPerWorker = Annotated[int | None, typer.Option(help="CPU cores of each worker.")]
+Format = Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")]
+Namespace = Annotated[str | None, typer.Option(help="Namespace of the chart; default: the context's, or training.")]
+
+
+def as_overrides(
+    overrides: list[str] | None, workers: str | None, gpu: bool | None, cpus_per_worker: int | None
+) -> list[str]:
+    """``--set`` and the options that stand for settings, as ``key=value``."""
+    options = {"workers": workers, "gpu": gpu, "cpus_per_worker": cpus_per_worker}
+    given = [
+        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if value is not None
+    ]
+    return [*(overrides or []), *given]
