@@ -196,7 +196,7 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
         build_trainer(plan, attempt, fence, data_folder).fit()
     except TrainingFailedError as failure:
         raise _training_error(failure) from failure
-    except ray.exceptions.RayActorError as failure:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as failure:
         raise TrainingError(
             f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
         ) from failure
