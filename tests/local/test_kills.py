@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from local.runs import in_workers, result_of, run_trainer
+from training import state_of
 
 from trainer import checkpoint
 from trainer.record import Record
@@ -38,14 +39,14 @@ optimizer.schedule = schedule
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data_folder):
-    """The weights of the run on 1 and on 2 workers when nothing happens to it."""
+    """What becomes of the run on 1 and on 2 workers when nothing happens to it: weights, optimizer, random numbers."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    weights = {}
+    states = {}
     for workers in (1, 2):
         done = run_trainer(folder, "train", "--name", f"w{workers}", *RUN, "--workers", str(workers))
         assert done.returncode == 0, done.stdout + done.stderr
-        weights[workers] = (folder / "runs" / f"w{workers}" / "model.safetensors").read_bytes()
-    return weights
+        states[workers] = state_of(str(folder / "runs" / f"w{workers}"))
+    return states
 
 
 def killed_at(folder: Path, steps: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,12 +57,12 @@ def killed_at(folder: Path, steps: str, *arguments: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_weights(workers, tmp_path, undisturbed):
+def test_a_run_whose_worker_is_killed_again_and_again_ends_in_the_same_state(workers, tmp_path, undisturbed):
     done = killed_at(tmp_path, "3,10,27,28", "--name", "killed", *RUN, "--workers", str(workers))
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(int(mark.name) for mark in (tmp_path / "marks").iterdir()) == [3, 10, 27, 28]
     record = Record(tmp_path / "runs" / "killed")
-    assert (record.folder / "model.safetensors").read_bytes() == undisturbed[workers]
+    assert state_of(record.place) == undisturbed[workers]
     starts = [event for event in record.events() if event["event"] == "training_started"]
     assert len(starts) == 5
     assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
@@ -80,7 +81,7 @@ def test_a_driver_that_is_killed_is_continued_by_the_same_command(tmp_path, undi
     first.wait()
     again = run_trainer(tmp_path, "train", "--name", "killed", *RUN, "--set", "report_every_s=0.2")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert (run / "model.safetensors").read_bytes() == undisturbed[1]
+    assert state_of(str(run)) == undisturbed[1]
     assert [event["step"] > 0 for event in Record(run).events() if event["event"] == "training_started"][-1]
     assert result_of(tmp_path, "killed")["status"] == "finished"
 
