@@ -74,7 +74,7 @@ test-cluster: .venv/.ready-dev ## run the tests that need Kubernetes: they deplo
 
 .PHONY: test-faults
 test-faults: .venv/.ready-dev ## run the tests that break a run in every way known: an hour; ARGS=--soak for more kills
-	@$(BIN)/python -m pytest tests/faults $(ARGS)
+	@$(BIN)/python -m pytest tests/faults --results docs/results/faults $(ARGS)
 
 .PHONY: stores
 stores: ## object stores that tests talk to if they are there, into .stores: versitygw (by Go), Azurite (by npm)
@@ -86,7 +86,7 @@ verify: .venv/.ready-dev generate ## lint, types, and generated files that are n
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md helm/training/values.schema.json k8s/rayjob.yaml
+	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md docs/fault-tolerance.md helm/training/values.schema.json k8s/rayjob.yaml
 
 .PHONY: generate
 generate: .venv/.ready-dev ## write the generated files: docs of settings and metrics, schemas, k8s/rayjob.yaml

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fault_tolerance
+
 from trainer import config, goodput, metrics, resolve
 from trainer.errors import EXIT_CODE_MEANING
 
@@ -18,6 +20,7 @@ def main() -> None:
     (DOCS / "config.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
     (DOCS / "configuration.md").write_text("\n".join([*_introduction(), *_tables(schema), *_recipes(), *_exit_codes()]))
     (DOCS / "metrics.md").write_text("\n".join(_metrics()))
+    (DOCS / "fault-tolerance.md").write_text("\n".join(fault_tolerance.page(DOCS / "results" / "faults")))
 
 
 def _introduction() -> list[str]:
