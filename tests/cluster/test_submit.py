@@ -99,19 +99,6 @@ def test_what_can_be_known_beforehand_is_refused_and_nothing_is_made(deployed, a
     assert {kube.name_of(job) for job in get("rayjobs")} == before
 
 
-@pytest.fixture
-def nobody(deployed, tmp_path):
-    """The kubeconfig of a service account that may do nothing."""
-    kubectl("create", "serviceaccount", "nobody")
-    token = kubectl("create", "token", "nobody").strip()
-    everything = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    everything["users"] = [{"name": everything["users"][0]["name"], "user": {"token": token}}]
-    file = tmp_path / "kubeconfig"
-    file.write_text(json.dumps(everything))
-    yield file
-    kubectl("delete", "serviceaccount", "nobody")
-
-
 def test_without_rights_each_missing_one_is_named(nobody):
     code, command = trainer("submit", "--name", "refused", kubeconfig=nobody)
     assert code == ExitCode.CLUSTER
