@@ -23,8 +23,9 @@ INTRODUCTION = """\
 # What a run survives
 
 Each line is a test in `tests/faults` that does this to real runs on a real Ray cluster, and in front of a real S3
-server (versitygw) where an object store is part of it; those on Kubernetes are in `tests/cluster`, on a kind cluster. It fails if a run ends with other weights, optimizer states or
-random numbers than one that was left alone, with another exit code, or with a record that does not say what happened.
+server (versitygw) where an object store is part of it; those on Kubernetes are in `tests/cluster`, on a kind cluster.
+It fails if a run ends with other weights, optimizer states or random numbers than one that was left alone, with
+another exit code, or with a record that does not say what happened.
 
 **Steps lost** had to be done twice; with a checkpoint after every step where nothing else is said, they are those that
 were not saved yet. **Seconds** are without any step: from the last one before the fault to the first one after it. Both
