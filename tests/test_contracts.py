@@ -39,6 +39,7 @@ MODULES = [
     ["checkpoint", "lease", "state"],
     ["optimizer", "model", "data"],
     ["fetch", "device", "storage"],
+    ["storage_errors"],
     ["resolve"],
     ["config"],
     ["errors"],

@@ -137,6 +137,8 @@ def status(
     if as_json:
         typer.echo(json.dumps(found))
         return
+    if result := found.pop("result", None):
+        found["numbers"] = _numbers(result)
     table = Table(box=None, show_header=False)
     for key, value in found.items():
         for each in value if isinstance(value, list) else [value]:

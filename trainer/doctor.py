@@ -102,8 +102,11 @@ def of_cluster(cluster: Cluster, say: Callable[[str], None]) -> Iterator[Check]:
         yield _refused("chart", error)
         return
     yield good("cluster", "chart", f"release {release}")
-    yield from _of_templates(cluster, templates, config)
-    if not lacking:
+    linted = list(_of_templates(cluster, templates, config))
+    yield from linted
+    if lacking or worst(linted):
+        yield Check("pods", "start", State.WARNING, "not looked into", "correct what is wrong above first")
+    else:
         yield from _of_pods(cluster, yaml.safe_load(templates[rayjob.TEMPLATES["own"]]), say)
 
 

@@ -71,9 +71,10 @@ class Log:
 
 
 class Watch:
-    """Shows one run until it ends."""
+    """Shows one run until it ends; one that only `looks` leaves the retries of a failed run as they are."""
 
-    def __init__(self, cluster: Cluster, job: Object, config: Config, display: Display):
+    def __init__(self, cluster: Cluster, job: Object, config: Config, display: Display, looks: bool = False):
+        self._looks = looks
         self._cluster, self._config, self._display = cluster, config, display
         self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
         self._job = job
@@ -156,12 +157,15 @@ class Watch:
             self._write(values)
 
     def _write(self, values: dict[str, str]) -> None:
+        self._change({"metadata": {"annotations": values}}, "progress is not written to the RayJob")
+
+    def _change(self, changes: Object, otherwise: str) -> None:
         try:
-            self._cluster.annotate(self._name, values)
+            self._cluster.patch(self._name, changes)
         except LostConnectionError:
             raise
         except ClusterError as error:
-            self._say_once("annotations", f"warning: progress is not written to the RayJob: {error}")
+            self._say_once(otherwise, f"warning: {otherwise}: {error}")
 
     def _with_result(self, ended: Outcome) -> Outcome | None:
         """The result is the driver's last line: a moment may pass until it is in the submitter's log."""
@@ -183,13 +187,13 @@ class Watch:
         again = state == "Retrying" or (state == "Running" and failed < limit)
         if ended.status == "stopped" or not again:
             return True
-        if ended.may_pass:
+        if ended.may_pass or self._looks:
             self._began = False
             self._say_once(f"attempt {status.get('startTime')}", f"{ended.sentence} KubeRay tries again.")
             return False
         # too late for one that is being made ready already: that one is suspended
         stop = {"suspend": True} if state == "Retrying" else {"backoffLimit": failed}
-        self._cluster.patch(self._name, {"spec": stop})
+        self._change({"spec": stop}, "KubeRay is not told to make no other cluster")
         return True
 
     def _say_state(self, pods: list[Object]) -> None:

@@ -195,11 +195,13 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
     import ray.exceptions
     from ray.train import TrainingFailedError
 
+    from trainer.recovery import why_it_ended
+
     before = signal.getsignal(signal.SIGINT)
     try:
         build_trainer(plan, attempt, fence, data_folder).fit()
     except TrainingFailedError as failure:
-        raise _training_error(failure) from failure
+        raise why_it_ended(failure) from failure
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as failure:
         raise TrainingError(
             f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
@@ -278,18 +280,6 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
         if short := shortage.sentence(error):
             raise ResourceError(short) from error
         raise
-
-
-def _training_error(failure: Exception) -> TrainerError:
-    """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
-    from trainer.recovery import causes
-
-    raised = [*causes(failure), getattr(failure, "controller_failure", None)]
-    for cause in raised:
-        if isinstance(cause, TrainerError):  # the others then failed because this one left
-            return cause
-    first = next((cause for cause in raised if cause is not None), failure)
-    return TrainingError(f"Training failed, and trying again did not help: {in_a_line(first)}.")
 
 
 def _interrupt() -> None:

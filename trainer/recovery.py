@@ -17,7 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from trainer import checkpoint, rollback
-from trainer.errors import DivergedError, StorageError, TrainerError, is_death
+from trainer.errors import DivergedError, StorageError, TrainerError, TrainingError, in_a_line, is_death
 
 # In a row, with no newer checkpoint between them. What raises will mostly raise again; a death is mostly bad luck.
 RAISED_IN_VAIN = 3
@@ -67,6 +67,16 @@ class Recovery(DefaultFailurePolicy):
 def causes(failure: Exception) -> list[Exception]:
     """What the workers raised, without what Ray wraps around it."""
     return [getattr(error, "_base_exc", error) for error in getattr(failure, "worker_failures", {}).values()]
+
+
+def why_it_ended(failure: Exception) -> TrainerError:
+    """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
+    raised = [*causes(failure), getattr(failure, "controller_failure", None)]
+    for cause in raised:
+        if isinstance(cause, TrainerError):  # the others then failed because this one left
+            return cause
+    first = next((cause for cause in raised if cause is not None), failure)
+    return TrainingError(f"Training failed, and trying again did not help: {in_a_line(first)}.")
 
 
 def recovering(trainer: type[DataParallelTrainer], run: str) -> type[DataParallelTrainer]:

@@ -44,7 +44,7 @@ def look(cluster: Cluster, name: str) -> dict[str, Any]:
     config = rayjob.config_of(job)
     ended, noted = outcome.of(job), _Noted()
     if config is not None and (ended is None or outcome.noted(job) is None):
-        watch = Watch(cluster, job, config, noted)
+        watch = Watch(cluster, job, config, noted, looks=True)
         ended = watch.look()
         if ended is None:  # a trouble counts when it is still there at the next look
             time.sleep(LOOK_EVERY_S)

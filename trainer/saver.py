@@ -184,7 +184,9 @@ class Checkpoints:
                     "config_sha256": config.sha256,
                     "data_sha256": {name: facts.sha256 for name, facts in fetch.FILES.items()},
                     "world_size": world_size,
-                    "seed": config.seed,
+                    "seed": config.seed,  # of the sample order; with these two, step and epoch are a position in it
+                    "global_batch_size": config.global_batch_size,
+                    "steps_per_epoch": config.steps_per_epoch,
                     "versions": {"trainer": __version__, "torch": torch.__version__},
                 },
                 checkpoints.every_s,

@@ -27,7 +27,8 @@ RUN = "fashion-mnist"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deploy first, take away last."""
-    order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses", "test_uninstall"]
+    order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
+    order += ["test_submit", "test_doctor", "test_uninstall"]
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 
 
@@ -194,3 +195,16 @@ def look_into(seen: Seen) -> None:
 def inside(pod: str, container: str, script: str) -> str:
     """What a script prints in a container; nothing if that is gone meanwhile."""
     return kubectl("exec", pod, "-c", container, "--", "bash", "-c", script, check=False)
+
+
+@pytest.fixture
+def nobody(deployed: str, tmp_path: Path) -> Iterator[Path]:
+    """The kubeconfig of a service account that may do nothing."""
+    kubectl("create", "serviceaccount", "nobody")
+    token = kubectl("create", "token", "nobody").strip()
+    everything = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    everything["users"] = [{"name": everything["users"][0]["name"], "user": {"token": token}}]
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(everything))
+    yield file
+    kubectl("delete", "serviceaccount", "nobody")

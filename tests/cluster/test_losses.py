@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
 import pytest
 from cluster import kube
 from cluster.kube import get, job_ended, kubectl, name_of, pods, wait_for
 
 from trainer import checkpoint, storage
-from trainer.record import at, without_redone
+from trainer.record import Record, at
 
-SETTINGS = {"epochs": "6", "checkpoint.every_s": "5", "report_every_s": "0.5"}
 LOST_AT_EPOCH = 2
+GONE_ON = "goes on by itself; weights bitwise those of an undisturbed run"
+
+
+def settings(epochs: int) -> list[str]:
+    """Of a run of so many epochs, which saves often."""
+    chosen = {"epochs": epochs, "checkpoint.every_s": 5, "report_every_s": 0.5}
+    return [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
 
 
 def part(run: str, component: str) -> list[dict]:
@@ -35,8 +45,10 @@ def head(run: str) -> None:
 
 
 def ray_cluster(run: str) -> None:
-    """Delete the whole RayCluster."""
+    """Delete the whole RayCluster, and its pods without warning: with one they would have finished the run."""
+    names = [name_of(pod) for component in ("head", "worker") for pod in part(run, component)]
     kubectl("delete", "raycluster", get("rayjob", run)["status"]["rayClusterName"], "--wait=false")
+    kubectl("delete", "pod", *names, "--grace-period=0", "--force")
 
 
 def node(run: str) -> None:
@@ -56,43 +68,64 @@ def object_store(run: str) -> None:
     kubectl("delete", "pod", "-l", "app.kubernetes.io/name=object-store", "--wait=false")
 
 
-LOSSES = {each.__name__.replace("_", "-"): each for each in (worker, head, ray_cluster, node, object_store)}
+@dataclass(frozen=True)
+class Loss:
+    """What is done to a run, in words, and how many epochs it needs so that it is not over before."""
+
+    does: Callable[[str], None]
+    words: str
+    epochs: int = 6
+    begins_again: bool = True
+
+
+LOSSES = {
+    "worker": Loss(worker, "a worker pod deleted without warning"),
+    "head": Loss(head, "the head pod deleted without warning, with Ray, driver and controller"),
+    "ray-cluster": Loss(ray_cluster, "the whole RayCluster deleted, its pods without warning"),
+    "node": Loss(node, "a node drained by kubectl", epochs=40),  # its workers have 60 s to take their leave
+    "object-store": Loss(object_store, "the S3 server restarted", begins_again=False),
+}
 
 
 @pytest.fixture(scope="session")
-def undisturbed(deployed, tmp_path_factory, data_folder) -> bytes:
-    """The weights of the same run on this machine, which loses nothing."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "train.yaml").write_text(get("configmap", "training-config")["data"]["train.yaml"])
-    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "trainer", "train", "--name", "here", "--config", "train.yaml", *settings]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return (folder / "runs" / "here" / "model.safetensors").read_bytes()
+def undisturbed(deployed, tmp_path_factory, data_folder) -> Callable[[int], bytes]:
+    """The weights of the same run of so many epochs on this machine, which loses nothing."""
+
+    @cache
+    def weights(epochs: int) -> bytes:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        (folder / "train.yaml").write_text(get("configmap", "training-config")["data"]["train.yaml"])
+        command = [sys.executable, "-m", "trainer", "train", "--name", "here", "--config", "train.yaml"]
+        command += settings(epochs)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return (folder / "runs" / "here" / "model.safetensors").read_bytes()
+
+    return weights
 
 
 @pytest.mark.parametrize("lost", LOSSES)
-def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_nothing(lost, store, undisturbed, losses):
-    run = f"loses-{lost}"
+def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_nothing(lost, store, undisturbed, note):
+    run, loss = f"loses-{lost}", LOSSES[lost]
     kube.forget(store, run)
     job = kube.manifest(run)
-    job["spec"]["entrypoint"] += "".join(f" --set {key}={value}" for key, value in SETTINGS.items())
+    job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *settings(loss.epochs)])
     kube.apply(job)
     place = f"{store}/{run}"
     wait_for("it has trained some epochs", lambda: epochs(place) >= LOST_AT_EPOCH and saved(place), 300)
     lost_at = time.time()
-    LOSSES[lost](run)
+    loss.does(run)
     ended = wait_for("the job ends by itself", lambda: job_ended(run), 900)
     assert ended["status"]["jobStatus"] == "SUCCEEDED", kube.state()
     record = at(place)
     assert record.result()["status"] == "finished"
-    assert storage.read(f"{place}/model.safetensors") == undisturbed
+    assert storage.read(f"{place}/model.safetensors") == undisturbed(loss.epochs)
     starts = [event for event in record.events() if event["event"] == "training_started"]
     assert [start["attempt"] for start in starts] == list(range(1, len(starts) + 1))
-    if lost != "object-store":
-        assert len(starts) >= 2
-        assert starts[-1]["step"] > 0  # from a checkpoint, not from the beginning
-    losses[lost] = price(record, lost_at)
+    assert (len(starts) > 1) == loss.begins_again
+    assert not loss.begins_again or starts[-1]["step"] > 0  # from a checkpoint, not from the beginning
+    steps, seconds = price(record, lost_at)
+    note(loss.words, GONE_ON, steps_lost=steps, seconds=seconds, goodput=record.result()["goodput"])
     kubectl("delete", "rayjob", run)
     wait_for("its pods are gone", lambda: not pods(f"ray.io/originated-from-cr-name={run}"), 120)
 
@@ -108,23 +141,11 @@ def saved(place: str) -> bool:
     return bool(checkpoint.look(place).committed)
 
 
-def price(record, lost_at: float) -> dict[str, float]:
-    """What a loss cost: steps that were done again, and seconds until training went on."""
+def price(record: Record, lost_at: float) -> tuple[list[int], list[float]]:
+    """What a loss cost: the steps that were done again, and the seconds from then to when training went on."""
     points, events = record.points(), record.events()
-    counting = {id(point) for point in without_redone(points, events)}
-    redone = [point for point in points if id(point) not in counting and point["samples"]]
-    again = [event["started_at"] for event in events if event["event"] == "training_started"]
-    after = [moment for moment in again if moment > lost_at]
-    return {
-        "steps_redone": round(sum(point["samples"] for point in redone) / record.config().global_batch_size),
-        "seconds_to_the_next_step": round(after[0] - lost_at, 1) if after else 0.0,
-        "goodput": record.result()["goodput"]["goodput"],
-    }
-
-
-@pytest.fixture(scope="session")
-def losses():
-    """Prices by what was lost, printed at the end."""
-    found: dict[str, dict[str, float]] = {}
-    yield found
-    print("\n".join(f"{lost}: {json.dumps(cost)}" for lost, cost in found.items()))
+    began_at = [(event["started_at"], event["step"]) for event in events if event["event"] == "training_started"]
+    again = [(started, step) for started, step in began_at if started > lost_at]
+    done = [max(point["step"] for point in points if point["time"] <= started) for started, _ in again]
+    lost = [max(0, last - step) for last, (_, step) in zip(done, again, strict=True)]
+    return lost, [round(started - lost_at, 1) for started, _ in again[:1]]

@@ -36,7 +36,7 @@ class Faults:
             if self.gathered is not None:  # else the loop only asks before its first batch
                 self.begins(step)
                 self.gathered = None
-            return schedule(config, step, total_steps)
+            return float("nan") if self.poisons(step) else schedule(config, step, total_steps)
 
         data.Batches, optimizer.schedule = watched, beginning
 
@@ -54,6 +54,10 @@ class Faults:
             if (fault["step"], fault.get("rank", rank)) == (step, rank) and self.is_first(number):
                 DO[fault["do"]]()
         time.sleep(self.settings.get("pace_s", 0.0))
+
+    def poisons(self, step):
+        """Whether this step makes the weights no numbers, though its own loss is one: on all ranks, each time."""
+        return {"do": "poison", "step": step} in self.settings.get("plan", ())
 
     def is_first(self, number):
         """Whether it was not done before, by whichever worker."""
@@ -116,6 +120,7 @@ def eat():
 
 
 DO = {
+    "poison": lambda: None,  # see Faults.poisons
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "raise": fail,
     "hang": hang,

@@ -26,26 +26,5 @@ def run_trainer(
     )
 
 
-# Runs a piece of code in every Ray worker, just before it imports the training loop.
-IN_WORKERS = """
-import importlib.abc, os, sys
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "trainer.loop":
-            sys.meta_path.remove(self)
-            exec(os.environ["IN_WORKERS"], {})
-        return None
-if "IN_WORKERS" in os.environ and any("default_worker" in each for each in sys.argv + sys.orig_argv):
-    sys.meta_path.insert(0, Finder())
-"""
-
-
-def in_workers(folder: Path, code: str) -> dict[str, str]:
-    """The environment for a run in whose workers this code is run first: for faults that come from inside."""
-    (folder / "site").mkdir(exist_ok=True)
-    (folder / "site" / "sitecustomize.py").write_text(IN_WORKERS)
-    return {"PYTHONPATH": os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]), "IN_WORKERS": code}
-
-
 def result_of(folder: Path, name: str) -> dict:
     return json.loads((folder / "runs" / name / "result.json").read_text())

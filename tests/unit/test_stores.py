@@ -7,7 +7,7 @@ import proxy
 import pytest
 from object_store import BUCKET, STORES
 
-from trainer import checkpoint, storage
+from trainer import checkpoint, storage, storage_errors
 from trainer.checkpoint import Checkpoint
 from trainer.errors import ConflictError, OutageError, StorageError
 from trainer.lease import Lease
@@ -152,7 +152,7 @@ def test_a_bucket_that_is_not_there_is_a_refusal_that_says_so(server):
 
 @remote
 def test_a_server_that_is_gone_is_an_outage_and_its_address_is_named(server, monkeypatch):
-    monkeypatch.setenv(storage.ENDPOINTS[server.partition("://")[0]], "http://127.0.0.1:9/account")
+    monkeypatch.setenv(storage_errors.ENDPOINTS[server.partition("://")[0]], "http://127.0.0.1:9/account")
     monkeypatch.setattr(storage, "CHECK_DEADLINE_S", 1)
     storage._store.cache_clear()
     with pytest.raises(OutageError, match=r"the store at http://127\.0\.0\.1:9/account does not answer"):
