@@ -32,7 +32,8 @@ another exit code, or with a record that does not say what happened.
 were not saved yet. **Seconds** are without any step: from the last one before the fault to the first one after it. Both
 are given as *median / most*. A run is the recipe `fast` with dropout, of 60 steps.
 
-Started again by hand means: by the same command. On a cluster that is Kubernetes' part (docs/kubernetes.md).
+Where it takes *the same command* again, somebody has to give it; on a cluster that is Kubernetes' part
+(docs/kubernetes.md).
 """
 
 

@@ -135,8 +135,8 @@ class Training:
         return [line for line in lines if line["group"] == lines[-1]["group"]]
 
     def pid(self, rank: int = 0) -> int:
-        """The process of one of the workers."""
-        return next(line["pid"] for line in reversed(self.lines()) if line["rank"] == rank)
+        """The process of one of the workers of the newest group."""
+        return self.until(lambda: [line["pid"] for line in self.newest() if line["rank"] == rank])[0]
 
     def committed(self) -> list[checkpoint.Checkpoint]:
         """Its checkpoints, newest first."""
