@@ -66,8 +66,9 @@ class Command:
 
     def _read(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append((time.time(), line.rstrip("\n")))
+        with self.process.stdout as printed:
+            for line in printed:
+                self.lines.append((time.time(), line.rstrip("\n")))
 
 
 def start(*arguments: str, kubeconfig: Path | None = None, log_format: str | None = "plain") -> Command:

@@ -250,6 +250,22 @@ CASES = {
 }
 
 
+def standing(others):
+    groups = [{"groupName": "cpu", "maxReplicas": 1}]
+    cluster = {"metadata": {"name": "training"}, "spec": {"workerGroupSpecs": groups}}
+    worker = pod("worker", "cpu", phase="Running", containers=[container("worker", running={})])
+    return Sight(RUNNING, [worker], [], cluster, None, others, NOW)
+
+
+def test_a_standing_group_at_its_maximum_is_said_while_other_runs_use_it():
+    trouble = only(standing(["first"]))
+    assert (
+        "group cpu of the standing RayCluster is at its maximum of 1 pods, and first may hold them" in trouble.sentence
+    )
+    assert trouble.hopeless_after_s is None
+    assert troubles(standing([])) == []
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_trouble_is_said_with_object_value_and_remedy(case):
     sight, code, parts = CASES[case]
