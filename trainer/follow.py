@@ -36,7 +36,7 @@ class Watch:
         self._log, self._pace = Log(), Pace(config)
         self._said: dict[str, str] = {}  # by subject, so that only what changed is said
         self._since: dict[str, float] = {}  # troubles, and when they were seen first
-        self._state, self._head, self._began = "", "", False
+        self._head, self._began = "", False
         self._annotated_at = 0.0
         self._succeeded_at: float | None = None
 
@@ -67,7 +67,7 @@ class Watch:
         job = self._cluster.job(self._name)
         self._said.pop("connection", None)
         if job is None or job["metadata"]["uid"] != self._uid:
-            return outcome.stopped(self._job)
+            return outcome.of(self._job, self._log.result) or outcome.stopped(self._job)
         self._job = job
         pods = self._pods()
         for line in self._log.read(self._cluster, [pod for pod in pods if _component(pod) == "submitter"]):

@@ -108,3 +108,8 @@ def test_a_run_whose_retries_were_called_off_keeps_its_failure():
     noted = {"status": "failed", "exit_code": 6, "error": "run r1: loss: nan."}
     ended = outcome.of(job({"trainer/result": json.dumps(noted)}, jobDeploymentStatus="Suspended"))
     assert (ended.code, ended.sentence) == (ExitCode.TRAINING, "run r1: loss: nan.")
+
+
+def test_a_run_that_had_succeeded_did_so_even_if_its_rayjob_is_being_removed():
+    ended = outcome.of(job(deleted=True, jobStatus="SUCCEEDED", jobDeploymentStatus="Complete"), RESULT)
+    assert ended.code == ExitCode.OK
