@@ -54,7 +54,7 @@ class Trouble:
 def troubles(sight: Sight) -> list[Trouble]:
     """All that holds up a run, the worst first."""
     found = [*_of_job(sight), *_of_events(sight), *_of_groups(sight)]
-    for pod in sight.pods:
+    for pod in sorted(sight.pods, key=lambda each: _kind(each) != "head"):  # the others wait for the head
         found += [*_of_containers(pod), *_of_volumes(pod, sight.events), *_of_scheduling(pod, sight)]
     unique = {each.about: each for each in reversed(found)}
     return sorted(unique.values(), key=lambda each: each.hopeless_after_s or float("inf"))

@@ -313,3 +313,9 @@ def test_old_events_count_no_more():
 def test_the_same_trouble_of_several_pods_is_said_once():
     pods = [pod(containers=[container(waiting={"reason": "ErrImageNeverPull", "message": NEVER})]) for _ in range(3)]
     assert len(troubles(Sight(RUNNING, pods, now=NOW))) == 1
+
+
+def test_of_a_trouble_that_several_pods_have_the_head_s_is_said():
+    stuck = {"reason": "ErrImageNeverPull", "message": NEVER}
+    pods = [pod(kind, containers=[container(kind, waiting=stuck)]) for kind in ("worker", "head")]
+    assert "for head pod r1-x-head" in only(Sight(RUNNING, pods, now=NOW)).sentence
