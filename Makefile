@@ -72,12 +72,21 @@ test: .venv/.ready-dev ## run the tests: unit, and real Ray on this machine
 test-cluster: .venv/.ready-dev ## run the tests that need Kubernetes: they deploy to a kind cluster
 	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
+.PHONY: test-faults
+test-faults: .venv/.ready-dev ## run the tests that break a run in every way known: an hour; ARGS=--soak for more kills
+	@$(BIN)/python -m pytest tests/faults --results docs/results/faults $(ARGS)
+
+.PHONY: stores
+stores: ## object stores that tests talk to if they are there, into .stores: versitygw (by Go), Azurite (by npm)
+	GOBIN="$(CURDIR)/.stores/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix .stores azurite@3.35.0
+
 .PHONY: verify
 verify: .venv/.ready-dev generate ## lint, types, and generated files that are not up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md helm/training/values.schema.json k8s/rayjob.yaml
+	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md docs/fault-tolerance.md helm/training/values.schema.json k8s/rayjob.yaml
 
 .PHONY: generate
 generate: .venv/.ready-dev ## write the generated files: docs of settings and metrics, schemas, k8s/rayjob.yaml

@@ -117,6 +117,49 @@ COMPARISONS = {
             Goal("the same, seed_plain on 1 thread", "seed_plain, 1 thread", "ours", "seconds", at_least=1.0),
         ),
     ),
+    "checkpoint-cost": Comparison(
+        "A checkpoint every 5 s against none but those at the ends of epochs, one thread",
+        {
+            "MLP, every 5 s": partial(sides.ours_saving, recipe="seed", epochs=5, every_s=5.0),
+            "MLP, none": partial(sides.ours_saving, recipe="seed", epochs=5, every_s=1e6),
+            "CNN, every 5 s": partial(sides.ours_saving, recipe="accurate", epochs=1, every_s=5.0),
+            "CNN, none": partial(sides.ours_saving, recipe="accurate", epochs=1, every_s=1e6),
+            "MLP, every 5 s, S3": partial(sides.ours_saving, recipe="seed", epochs=5, every_s=5.0, in_bucket=True),
+            "MLP, none, S3": partial(sides.ours_saving, recipe="seed", epochs=5, every_s=1e6, in_bucket=True),
+        },
+        (
+            *(
+                Goal(
+                    f"{what}: samples/s, with / without",
+                    f"{what[:3]}, every 5 s{what[3:]}",
+                    f"{what[:3]}, none{what[3:]}",
+                    at_least=0.99,
+                )
+                for what in ("MLP", "CNN", "MLP, S3")
+            ),
+            *(
+                Goal(
+                    f"{what}: longest stall, ms",
+                    f"{what[:3]}, every 5 s{what[3:]}",
+                    None,
+                    "longest_stall_ms",
+                    at_most=50,
+                )
+                for what in ("MLP", "CNN", "MLP, S3")
+            ),
+        ),
+    ),
+    "recovery": Comparison(
+        "From a SIGKILL of a worker to the next training step",
+        {
+            "1 worker": partial(sides.ours_recovery, workers=1, kills=5, epochs=60),
+            "2 workers": partial(sides.ours_recovery, workers=2, kills=5, epochs=100),
+        },
+        (
+            Goal("seconds, 1 worker", "1 worker", None, "seconds", at_most=10.0),
+            Goal("seconds, 2 workers", "2 workers", None, "seconds", at_most=10.0),
+        ),
+    ),
     "workers": Comparison(
         "One worker with two CPUs against two workers with one each (our loop, the seed's network)",
         WORKER_SIDES,

@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import faults
 import machine
 
 from trainer import device
-from trainer.record import Record
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 1800
@@ -127,6 +129,27 @@ def ours_startup(bench: Bench) -> Numbers:
     return _startup(ran, {**marks, "first_step": started["started_at"], "last_report": finished["finished_at"]})
 
 
+def ours_saving(bench: Bench, recipe: str, epochs: int, every_s: float, in_bucket: bool = False) -> Numbers:
+    """Training samples per second with a checkpoint every so many seconds, and the longest that one held it up."""
+    settings = {
+        "epochs": bench.less(epochs, 1),
+        "report_every_s": _report_every_s(bench),
+        "checkpoint.every_s": every_s,
+    }
+    with faults.s3_server() if in_bucket else nullcontext() as server:
+        ran, record = ours(bench, recipe, settings, workers=1, cpus=1, bucket=server)
+    stalls = [point["saving_seconds"] for point in record["points"]]
+    return _of(ran, samples_per_second=_warm_rate(record["points"]), longest_stall_ms=1000 * max(stalls))
+
+
+def ours_recovery(bench: Bench, workers: int, kills: int, epochs: int) -> Numbers:
+    """Seconds from a SIGKILL of a worker to the next training step, and their parts: medians over a run's kills."""
+    settings = {"epochs": epochs, "checkpoint.every_s": 1.0, "report_every_s": 0.3}
+    killer = faults.Killer(bench.less(kills, 1))
+    ran, record = ours(bench, "fast", settings, workers, cpus=1, meanwhile=killer)
+    return _of(ran, **killer.numbers(record["events"]))
+
+
 def script_startup(bench: Bench, script: str, threads: int) -> Numbers:
     """The same of a script of the other side, which runs 100 steps."""
     ran = _run_script(bench, script, threads, "--epochs", 1, "--max-steps", 100)
@@ -154,19 +177,46 @@ def ours(
     workers: int | None = None,
     cpus: int | None = None,
     titles: tuple[str, ...] = (),
+    bucket: dict[str, str] | None = None,
+    meanwhile: faults.Killer | None = None,
 ) -> tuple[Ran, dict[str, Any]]:
-    """Run our trainer by its command line and read its record: the only place that knows either.
+    """Run our trainer by its command line and read what it printed: the only place that knows either.
 
-    Returns how it ran, and ``points`` with the last event of each kind by its name.
+    With `bucket`, the environment of an S3 server, the run is kept there; `meanwhile` disturbs it.
+
+    Returns how it ran, ``points``, ``events``, and the last event of each kind by its name.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as storage:
         command = [sys.executable, "-m", "trainer", "train", "--recipe", recipe, *_overrides(settings)]
-        command += ["--storage", storage, "--name", "bench", "--log-format", "json"]
+        command += [
+            "--storage",
+            f"s3://{faults.BUCKET}" if bucket else storage,
+            "--name",
+            "bench",
+            "--log-format",
+            "json",
+        ]
         command += ["--workers", str(workers)] if workers else []
         command += ["--cpus-per-worker", str(cpus)] if cpus else []
-        ran = _execute(command, {"FASHION_MNIST_DIR": str(bench.data)}, titles)
-        record = Record(Path(storage) / "bench")
-        return ran, {"points": record.points(), **{event["event"]: event for event in record.events()}}
+        with _disturbed(Path(storage) / "bench", meanwhile):
+            ran = _execute(command, {"FASHION_MNIST_DIR": str(bench.data), **(bucket or {})}, titles)
+        points = [line for line in ran.lines() if line["event"] == "metrics"]
+        events = [line for line in ran.lines() if line["event"] != "metrics"]
+        return ran, {"points": points, "events": events, **{event["event"]: event for event in events}}
+
+
+@contextmanager
+def _disturbed(folder: Path, killer: faults.Killer | None) -> Iterator[None]:
+    if killer is None:
+        yield
+        return
+    thread = threading.Thread(target=killer.run, args=(folder,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        killer.stop()
+        thread.join()
 
 
 def _run_script(bench: Bench, script: str, threads: int, *options: object) -> Ran:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer import config, metrics, resolve
+import fault_tolerance
+
+from trainer import config, goodput, metrics, resolve
 from trainer.errors import EXIT_CODE_MEANING
 
 DOCS = Path(__file__).parent
@@ -18,6 +20,7 @@ def main() -> None:
     (DOCS / "config.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
     (DOCS / "configuration.md").write_text("\n".join([*_introduction(), *_tables(schema), *_recipes(), *_exit_codes()]))
     (DOCS / "metrics.md").write_text("\n".join(_metrics()))
+    (DOCS / "fault-tolerance.md").write_text("\n".join(fault_tolerance.page(DOCS / "results" / "faults")))
 
 
 def _introduction() -> list[str]:
@@ -104,7 +107,13 @@ def _metrics() -> list[str]:
         "| metric | unit | meaning |",
         "|---|---|---|",
     ]
-    return [*lines, *(f"| `{each.exported}` | {each.unit} | {each.help} |" for each in metrics.METRICS), ""]
+    parts = ", ".join(f"`{part}`" for part in goodput.PARTS)
+    after = ["", f"`part` is one of {parts}: `trainer/goodput.py` says what each is.", ""]
+    return [*lines, *(f"| `{each.exported}` | {each.unit} | {_meaning(each)} |" for each in metrics.METRICS), *after]
+
+
+def _meaning(metric: metrics.Metric) -> str:
+    return metric.help + (f" One series for each `{metric.split}`." if metric.split else "")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,75 @@
-"""What tests share: the real data set."""
+"""What tests share: the real data set, a run that nothing happens to, and where it is kept what a fault costs."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from training import OFTEN, Training
 
-from trainer import fetch
+from trainer import environment, fetch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--results", type=Path, help="folder that gets what each fault costs, a JSON file for each")
 
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The real data set, found as the trainer finds it."""
     return fetch.find(None, log=print)
+
+
+@pytest.fixture
+def note(request) -> Callable[..., None]:
+    """Keeps a test's result: the fault, how the run took it, and what that cost."""
+
+    def keep(
+        fault: str,
+        outcome: str,
+        steps_lost: Sequence[int] = (),
+        seconds: Sequence[float] = (),
+        times: int | None = None,
+        exit_code: int = 0,
+        **more: Any,
+    ) -> None:
+        folder = request.config.getoption("--results")
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        name = request.node.name.removeprefix("test_").translate(str.maketrans("[]", "--")).strip("-")
+        content = {
+            "test": request.node.nodeid.rpartition("/")[2],
+            "fault": fault,
+            "outcome": outcome,
+            "exit_code": exit_code,
+            "times": times if times is not None else max(1, len(steps_lost)),
+            "steps_lost": list(steps_lost),
+            "seconds_to_next_step": list(seconds),
+            **more,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "machine": environment.describe(),
+        }
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, data_folder) -> Callable[..., dict[str, str]]:
+    """What the run becomes on so many workers, with further options, when nothing happens to it."""
+    known: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def state(workers: int, *options: str) -> dict[str, str]:
+        options = ("--workers", str(workers), *options)
+        if options not in known:
+            with Training(tmp_path_factory.mktemp("undisturbed"), *OFTEN, *options) as training:
+                assert training.ends() == 0, training.output()
+                known[options] = training.state()
+        return known[options]
+
+    return state

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainer import storage
@@ -20,6 +20,7 @@ FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1
+BEST = "best.json"
 INTACT = "intact"
 NAME = re.compile(r"step-(\d{8})-(\d{4})(?:-(\d+))?")
 WEIGHTS = "model.safetensors"  # of the run itself, beside the folder: its final weights, for whoever wants them
@@ -217,6 +218,31 @@ def remove(run: str, checkpoint: Checkpoint) -> None:
     for name in storage.files(place):
         storage.delete(storage.join(place, name))
     storage.remove_folder(place)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint of a run with the highest test accuracy, 0..1, so far."""
+
+    step: int
+    test_accuracy: float
+
+
+def best(run: str) -> Best | None:
+    """Which checkpoint of a run is kept because it is the best, or None if none was tested yet.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    try:
+        return Best(**json.loads(storage.read(storage.join(run, FOLDER, BEST)) or b""))
+    except (ValueError, TypeError):  # none, or damaged: the next epoch's is as good as any
+        return None
+
+
+def note_best(run: str, new: Best) -> None:
+    """Put down which checkpoint is the best."""
+    storage.write(storage.join(run, FOLDER, BEST), json.dumps(asdict(new)).encode())
 
 
 def _sha256(content: bytes) -> str:

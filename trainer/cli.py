@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 import traceback
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer import __version__, cli_cluster, config, resolve, storage
-from trainer.errors import CheckpointError, ConfigError, ExitCode, TrainerError
+from trainer.cli_checkpoints import checkpoints
+from trainer.errors import ConfigError, ExitCode, TrainerError
 from trainer.options import (
     CpusPerWorker,
     Data,
@@ -54,6 +54,12 @@ def train(
     gpu: Gpu = None,
     cpus_per_worker: CpusPerWorker = None,
     log_format: Format = LogFormat.AUTO,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NEW", help="Train NEW instead, which begins with the run's checkpoint.")
+    ] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option("--from", help="--fork: with this checkpoint, or `best`; default: the newest.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
 ) -> None:
     """Train a model, and leave a record and a report of it."""
@@ -62,8 +68,11 @@ def train(
     given = as_overrides(overrides, workers, gpu, cpus_per_worker)
     settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
     run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+    source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
+    if from_checkpoint and not fork:
+        raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
     say = _say_json if log_format is LogFormat.JSON else _say
-    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data)
+    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
     if plan.finished is not None:
         say(f"Run {run_name} is finished already, with this config.")
         _show_result(plan.record, plan.finished, log_format)
@@ -73,7 +82,7 @@ def train(
         return
     from trainer import metrics, progress
 
-    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(run_name, settings.total_steps)]
+    exporters = [] if launch.is_own_cluster() else [metrics.Exporter(plan.record, settings)]
     result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     try:
         result = _with_report(plan.record, result)
@@ -129,44 +138,6 @@ def _find_weights(
     return record.weights, record.config()
 
 
-class Deed(str, Enum):
-    """What to do with a run's checkpoints."""
-
-    LS = "ls"
-    VERIFY = "verify"
-    PRUNE = "prune"
-
-
-@app.command()
-def checkpoints(
-    deed: Annotated[Deed, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")],
-    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
-    runs: Runs = "runs",
-    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
-) -> None:
-    """List, verify or prune the checkpoints of a run."""
-    from trainer import checkpoint
-    from trainer.record import find
-
-    place = find(target, storage.normalise(runs)).place
-    if deed is Deed.PRUNE:
-        gone = checkpoint.prune(place, keep)
-        _say(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
-        return
-    found = checkpoint.look(place)
-    states = dict.fromkeys(found.committed, "committed")
-    states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
-    if deed is Deed.VERIFY:
-        states |= {each: checkpoint.verdict(place, each) for each in found.committed}
-    table = Table("checkpoint", "step", "state", box=None)
-    for each in sorted(states, reverse=True):
-        table.add_row(each.name, str(each.step), states[each])
-    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
-    damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
-    if damaged:
-        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
-
-
 @app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
@@ -191,6 +162,9 @@ def report(
         records[0].push()
         page = records[0].report
     typer.echo(f"Report: {_shown(page)}")
+
+
+app.command()(checkpoints)
 
 
 @app.command("config")

@@ -21,7 +21,8 @@ class ExitCode(IntEnum):
     TRAINING = 6
     RESOURCES = 7
     CHECKPOINT = 8
-    CLUSTER = 9
+    DIVERGED = 9
+    CLUSTER = 10
     INTERRUPTED = 130
 
 
@@ -32,9 +33,10 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.DATA: "Fashion-MNIST was not found, or what was found is wrong or truncated",
     ExitCode.STORAGE: "the storage cannot be read or written, or holds no such run",
     ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still going on",
-    ExitCode.TRAINING: "the training itself failed: a worker raised, died, or the loss became non-finite",
+    ExitCode.TRAINING: "the training itself failed: a worker raised or died, and trying again did not help",
     ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",
     ExitCode.CHECKPOINT: "the run has checkpoints and none of them is intact, or another process writes them",
+    ExitCode.DIVERGED: "the loss or the weights became non-finite, also after going back once: see the settings",
     ExitCode.CLUSTER: "the Kubernetes cluster does not answer, refuses, or lacks what runs need: KubeRay, chart, image",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C, SIGTERM, `trainer stop` or a deadline; the record so far is kept",
 }
@@ -80,6 +82,13 @@ class TrainingError(TrainerError):
     exit_code = ExitCode.TRAINING
 
 
+class DivergedError(TrainerError):
+    """The loss or the weights are no numbers any more."""
+
+    exit_code = ExitCode.DIVERGED
+    step = 0  # by which it was seen; an attribute, since Ray sends errors from process to process as their texts
+
+
 class ResourceError(TrainerError):
     """There are not enough CPUs or GPUs."""
 
@@ -109,18 +118,23 @@ class InterruptedRunError(TrainerError):
 
 
 # Ray's names for the end of a process that said nothing more; its texts about it are pages.
-DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError")
+FROZEN = "WorkerHealthCheckTimeoutError"
+DEATHS = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError"}
 
 
 def is_death(error: BaseException) -> bool:
     """Whether a process or node was gone, rather than that something in it raised."""
-    return type(error).__name__ in DEATHS
+    return type(error).__name__ in DEATHS | {FROZEN}
 
 
 def in_a_line(error: BaseException) -> str:
     """What went wrong, without the traceback that Ray puts before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
+    if name == FROZEN:
+        return f"it did not answer any more ({name}): its process or node is frozen, or cut off"
+    if is_death(error) and "low on memory" in str(error):
+        return f"Ray killed its process ({name}), because its node ran low on memory: give it more, or use more workers"
     if is_death(error):
         return f"its process or node is gone ({name}): killed, out of memory, or cut off"
     if isinstance(error, TrainerError) and lines:

@@ -1,16 +1,7 @@
 """Where the time of a run went, over all its attempts and processes, from its record alone.
 
-Every second between the first start and the last sign of life belongs to one part (after Google's goodput for machine
-learning, which divides time into productive and several kinds of lost):
-
-``productive``        training that counts
-``redone``            training that a later attempt did again, because it came after the checkpoint it continued from
-``checkpoint_stall``  training waited while its state was copied
-``evaluation``        scoring the test set
-``start_up``          from the first process's start to the first step
-``recovery``          from a failure, or a driver's last sign of life, to the next attempt's first step
-``shutdown``          from the last step to the end
-``other``             the rest: what lies between two reports
+Every second between the first start and the last sign of life belongs to one of `PARTS` (after Google's goodput for
+machine learning, which divides time into productive and several kinds of lost).
 """
 
 from __future__ import annotations
@@ -20,7 +11,16 @@ from typing import Any
 
 from trainer.record import without_redone
 
-PARTS = ("productive", "redone", "checkpoint_stall", "evaluation", "start_up", "recovery", "shutdown", "other")
+PARTS = {
+    "productive": "training that counts",
+    "redone": "training that a later attempt did again: it came after the checkpoint that one continued from",
+    "checkpoint_stall": "training waited while its state was copied",
+    "evaluation": "scoring the test set",
+    "start_up": "from the start of the first process to the first step",
+    "recovery": "from a failure, or a driver's last sign of life, to the next attempt's first step",
+    "shutdown": "from the last step to the end",
+    "other": "the rest: what lies between two reports",
+}
 
 
 def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: float) -> dict[str, float]:

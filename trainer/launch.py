@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from trainer import device, environment, fetch, preflight
+from trainer import device, environment, fetch, fork, preflight
 from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import (
@@ -29,6 +29,7 @@ from trainer.errors import (
     TrainingError,
     in_a_line,
 )
+from trainer.fork import Fork
 from trainer.lease import Lease
 from trainer.preflight import Run
 from trainer.progress import Display, Follower
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
     from trainer.evaluate import Scores
 
 INTERRUPTED_PUSH_S = 3.0  # whoever stops a run does not wait for an object store that is away
+NOTICE_POLL_S = 0.5  # how often Ray is asked whether a node will be taken away
 POLL_S = 0.2  # how often the controller asks the workers: reports come through at most this often
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 COLLECTIVE_TIMEOUT_S = 45
+FROZEN_AFTER_S = 45  # without an answer to Ray; its own default is ten minutes
 RAY_FOLDER = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is in it
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing of the data set passes through it
 
@@ -70,6 +73,8 @@ def _run_alone(
 ) -> dict[str, Any]:
     record = plan.record
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
+    # before it is a run: one that was killed in between would begin at the first step
+    forked = plan.fork is not None and fork.begin(plan.fork, record.place, lease.fence)
     record.create(plan.config, environment.describe())
     # of an attempt that did not finish; its points and events stay
     record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
@@ -80,7 +85,7 @@ def _run_alone(
         with ExitStack() as following:
             for display in displays():  # a thread for each: a terminal that is held up holds up no other
                 following.enter_context(Follower(record, display))
-            _announce(plan)
+            _announce(plan, plan.fork if forked else None)
             _train_on_ray(plan, attempt, lease.fence, found)
     except (KeyboardInterrupt, SystemExit):
         status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
@@ -100,11 +105,13 @@ def _run_alone(
     return result
 
 
-def _announce(plan: Run) -> None:
+def _announce(plan: Run, begun_with: Fork | None) -> None:
     me = psutil.Process()
     plan.record.add_event(
         "run_started", pid=me.pid, host=socket.gethostname(), process_created=round(me.create_time(), 3)
     )
+    if begun_with is not None:
+        plan.record.add_event("forked", checkpoint=begun_with.uri)
     for warning in preflight.warnings(plan.config):
         plan.record.add_event("warning", message=warning)
 
@@ -112,8 +119,11 @@ def _announce(plan: Run) -> None:
 def _train_on_ray(plan: Run, attempt: int, fence: int, data_folder: Path) -> None:
     # read by Ray when it is imported, in the driver, and handed on to controller and workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(FROZEN_AFTER_S))
     if is_own_cluster():  # a laptop is not taken away, and the watcher is one more process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # by default five seconds of a notice are over before a worker hears of it
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(NOTICE_POLL_S))
     try:
         with ray_cluster():
             _fit(plan, attempt, fence, data_folder if is_own_cluster() else plan.data_folder)
@@ -181,11 +191,13 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
     import ray.exceptions
     from ray.train import TrainingFailedError
 
+    from trainer.recovery import why_it_ended
+
     before = signal.getsignal(signal.SIGINT)
     try:
         build_trainer(plan, attempt, fence, data_folder).fit()
     except TrainingFailedError as failure:
-        raise _training_error(failure) from failure
+        raise why_it_ended(failure) from failure
     except ray.exceptions.RayActorError as failure:
         raise TrainingError(
             f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
@@ -256,21 +268,14 @@ def _trainer_class(workers: int) -> Any:
 
 
 def _train(settings: dict[str, Any]) -> dict[str, Any]:
-    from trainer import loop  # in the worker: the driver has no use for PyTorch
+    from trainer import loop, shortage  # in the worker: the driver has no use for PyTorch
 
-    return loop.train(settings)
-
-
-def _training_error(failure: Exception) -> TrainerError:
-    """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
-    from trainer.recovery import causes
-
-    raised = [*causes(failure), getattr(failure, "controller_failure", None)]
-    for cause in raised:
-        if isinstance(cause, TrainerError):  # the others then failed because this one left
-            return cause
-    first = next((cause for cause in raised if cause is not None), failure)
-    return TrainingError(f"Training failed, and trying again did not help: {in_a_line(first)}.")
+    try:
+        return loop.train(settings)
+    except Exception as error:
+        if short := shortage.sentence(error):
+            raise ResourceError(short) from error
+        raise
 
 
 def _interrupt() -> None:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from trainer import data, device, evaluate, fetch, model, optimizer, storage
 from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
-from trainer.errors import TrainingError
+from trainer.errors import DivergedError
 from trainer.saver import Checkpoints
+from trainer.watchdog import Watchdog
 
 AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
 WHITENING_SAMPLES = 5000  # as many images as it takes for the statistics of their patches to be stable
@@ -87,11 +88,16 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
     share_of_peak = optimizer.schedule(config.optimizer, max(0, step - 1), config.total_steps)
+    watchdog = Watchdog()
     first_epoch = max(1, -(-step // config.steps_per_epoch))  # one that was trained to its end is evaluated again
     for epoch in range(first_epoch, config.epochs + 1):
         interval = _Interval(on)
         start = step - (epoch - 1) * config.steps_per_epoch
         for batch in data.Batches(train_set, config, epoch, rank, world_size, start):
+            watchdog.step()
+            if checkpoints.leave_out(step):
+                step += 1
+                continue
             share_of_peak = optimizer.schedule(config.optimizer, step, config.total_steps)
             _set_learning_rate(optimizers, share_of_peak)
 
@@ -110,11 +116,14 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             save = (ask and checkpoints.are_called_for()) or save
             if save:
                 interval.check_finite(epoch, step)
+                _check_weights(network, epoch, step)
                 checkpoints.save(step, epoch)
             if report:
-                trained = interval.take(epoch, step) | checkpoints.take_stall()
+                trained = interval.take(epoch, step) | checkpoints.take_numbers()
                 _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **trained})
-        trained = interval.take(epoch, step) | checkpoints.take_stall()
+        watchdog.pause()
+        trained = interval.take(epoch, step) | checkpoints.take_numbers()
+        _check_weights(network, epoch, step)
         checkpoints.save(step, epoch)
 
         # ── Evaluation: the whole test set, a share on each rank, summed exactly ──────────────────────────────────────
@@ -122,6 +131,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         mine, log_probabilities = evaluate.score(network, test_share, config.data, autocast)
         scores = _summed(mine, on, world_size)
         _check_finite(scores.loss, epoch, step)
+        checkpoints.score(step, scores.accuracy)
         last = {
             "phase": "epoch",
             "epoch": epoch,
@@ -162,7 +172,7 @@ class _Interval:
         """The loss so far, summed over the samples; on a GPU this waits for it.
 
         Raises:
-            TrainingError: it is not finite.
+            DivergedError: it is not finite.
         """
         loss_sum = float(self._loss_sum)
         _check_finite(loss_sum, epoch, step)
@@ -172,7 +182,7 @@ class _Interval:
         """The interval's numbers; a new one begins.
 
         Raises:
-            TrainingError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
         loss_sum, now = self.check_finite(epoch, step), time.perf_counter()
         numbers = {"loss_sum": loss_sum, "samples": self._samples, "seconds": now - self._began}
@@ -183,10 +193,23 @@ class _Interval:
 
 def _check_finite(loss: float, epoch: int, step: int) -> None:
     if not math.isfinite(loss):
-        raise TrainingError(
-            f"The loss became {loss} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, "
-            "or set optimizer.grad_clip_norm=1."
-        )
+        raise _diverged(f"The loss became {loss}", epoch, step)
+
+
+def _check_weights(network: nn.Module, epoch: int, step: int) -> None:
+    """A gradient that was no number shows in the weights, on all ranks alike, even if the loss is still finite."""
+    weights = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    if not math.isfinite(float(nn.utils.get_total_norm(weights))):
+        raise _diverged("A weight became infinite or no number", epoch, step)
+
+
+def _diverged(what: str, epoch: int, step: int) -> DivergedError:
+    error = DivergedError(
+        f"{what} in epoch {epoch}, by step {step}: training diverged; lower optimizer.lr, or set "
+        "optimizer.grad_clip_norm=1."
+    )
+    error.step = step
+    return error
 
 
 def _update(parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], clip_norm: float | None) -> None:

@@ -13,7 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from trainer import goodput
+from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.record import Record
 
 LABELS = ("run",)
 # Seconds that the last values stay to be scraped after they were set: Prometheus' interval and a little more.
@@ -23,12 +26,16 @@ REPEAT_EVERY_S = 1.0  # Ray forgets a gauge that was not set anew for two of its
 
 @dataclass(frozen=True)
 class Metric:
-    """A gauge, labelled by LABELS: how Ray is told its name, and which key of a metric point it shows."""
+    """A gauge, labelled by LABELS: how Ray is told its name, and which key of a metric point it shows.
+
+    With `split`, one more label, the key holds a mapping: a series for each of its keys.
+    """
 
     name: str
     key: str
     unit: str
     help: str
+    split: str | None = None
 
     @property
     def exported(self) -> str:
@@ -47,6 +54,8 @@ METRICS = (
     Metric("trainer_progress_ratio", "progress", "ratio", "Steps so far of all steps of the run; 1 at the end."),
     Metric("trainer_workers", "workers", "1", "Training workers."),
     Metric("trainer_attempt", "attempt", "1", "How often workers were started for this run."),
+    Metric("trainer_goodput_ratio", "goodput", "ratio", "Part of the time since the run began that trained it."),
+    Metric("trainer_time_seconds", "time_parts", "s", "Where the time since the run began went.", split="part"),
 )
 
 
@@ -67,17 +76,18 @@ def last_scrape_seconds() -> float:
 
 
 class Exporter:
-    """A display for Prometheus: takes each point of a run of `total_steps` steps. Ray must be connected by then.
+    """A display for Prometheus: takes each new event and point of the run of `record`. Ray must be connected by then.
 
     Raises:
         ConfigError: LAST_SCRAPE is no number of seconds.
     """
 
-    def __init__(self, run: str, total_steps: int):
-        self._labels = {"run": run}
-        self._total_steps = total_steps
+    def __init__(self, record: Record, config: Config):
+        self._labels = {"run": record.name}
+        self._total_steps = config.total_steps
+        self._events, self._points = record.events(), record.points()  # goodput is of all attempts
         self._gauges: dict[str, Any] = {}
-        self._values: dict[Metric, float] = {}
+        self._values: dict[tuple[Metric, str], float] = {}
         self._set_at: float | None = None
         self._stay_s = last_scrape_seconds()
         self._over = threading.Event()
@@ -85,12 +95,21 @@ class Exporter:
 
     def event(self, event: dict[str, Any]) -> None:
         """Show a run as soon as it has workers."""
+        self._events.append(event)
         if event["event"] == "training_started":
             self._set({key: event[key] for key in ("workers", "attempt")})
+        if self._points:
+            self._set(self._goodput())
 
     def point(self, point: dict[str, Any]) -> None:
         """Show a point; what it does not say stays as it was."""
-        self._set({**point, "progress": point["step"] / self._total_steps})
+        self._points.append(point)
+        self._set({**point, "progress": point["step"] / self._total_steps, **self._goodput()})
+
+    def _goodput(self) -> dict[str, Any]:
+        until = max(float(each["time"]) for each in [*self._events[-1:], *self._points[-1:]])
+        parts = goodput.account(self._events, self._points, until)
+        return {"goodput": parts["goodput"], "time_parts": {part: parts[part] for part in goodput.PARTS}}
 
     def close(self) -> None:
         """There will be no more points; the last values stay."""
@@ -104,9 +123,10 @@ class Exporter:
     def _set(self, values: dict[str, Any]) -> None:
         for metric in METRICS:
             value = values.get(metric.key)
-            if value is not None:
-                self._values[metric] = float(value)
-                self._gauge(metric).set(self._values[metric], tags=self._labels)
+            for part, number in (value if metric.split and value else {"": value}).items():
+                if number is not None:
+                    self._values[metric, part] = float(number)
+                    self._show(metric, part)
         self._set_at = time.monotonic()
         if not self._thread.ident:
             atexit.register(self._stop)  # before Ray leaves the cluster, which it registered earlier
@@ -114,17 +134,18 @@ class Exporter:
 
     def _repeat(self) -> None:
         while not self._over.wait(REPEAT_EVERY_S):
-            for metric, value in list(self._values.items()):
-                self._gauges[metric.name].set(value, tags=self._labels)
+            for metric, part in list(self._values):
+                self._show(metric, part)
 
     def _stop(self) -> None:
         self._over.set()
         if self._thread.ident:
             self._thread.join()
 
-    def _gauge(self, metric: Metric) -> Any:
+    def _show(self, metric: Metric, part: str) -> None:
         from ray.util.metrics import Gauge  # in a driver that has Ray anyway; the docs are made without
 
+        more = {metric.split: part} if metric.split else {}
         if metric.name not in self._gauges:
-            self._gauges[metric.name] = Gauge(metric.name, metric.help, LABELS)
-        return self._gauges[metric.name]
+            self._gauges[metric.name] = Gauge(metric.name, metric.help, (*LABELS, *more))
+        self._gauges[metric.name].set(self._values[metric, part], tags=self._labels | more)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import device, storage
+from trainer import device, fork, storage
 from trainer.config import Config, differences
 from trainer.errors import ConflictError, ResourceError
-from trainer.record import Record, at
+from trainer.fork import Fork
+from trainer.record import Record, at, find
 
 SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings: make bench, workers
 CLUSTER_ANSWERS_S = 2.0
@@ -26,20 +27,33 @@ class Run:
     config: Config
     data_folder: Path | None
     cpus_per_worker: int
+    fork: Fork | None = None
     finished: dict[str, Any] | None = None
 
 
-def prepare(name: str, config: Config, runs: str, data_folder: Path | None) -> Run:
+def prepare(
+    name: str,
+    config: Config,
+    runs: str,
+    data_folder: Path | None,
+    fork_of: str | None = None,
+    from_checkpoint: str | None = None,
+) -> Run:
     """Check all that can be known before anything starts; takes well under a second where `runs` is a folder.
+
+    With `fork_of`, a run there, the new one begins with its newest checkpoint, or with the one named `from_checkpoint`.
 
     Raises:
         ResourceError, StorageError, ConflictError: the run cannot start here, there, or under this name.
+        ConfigError, CheckpointError: it cannot begin with that checkpoint.
     """
     cpus_per_worker = check_resources(config)
     storage.check(runs)
     record = at(storage.join(runs, name))
     folder = data_folder.expanduser().absolute() if data_folder else None
-    return Run(record, config, folder, cpus_per_worker, check_name_is_free(record, config))
+    finished = check_name_is_free(record, config)
+    begins = fork.find(find(fork_of, runs), config, from_checkpoint) if fork_of and not finished else None
+    return Run(record, config, folder, cpus_per_worker, begins, finished)
 
 
 def check_resources(config: Config) -> int:
@@ -103,7 +117,7 @@ def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
         runs = storage.parent(record.place)
         raise ConflictError(
             f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)}); choose another "
-            "--name, or give it the same config."
+            "--name, give it the same config, or continue from its checkpoint as a run of its own by --fork NEW."
         )
     result = record.result()
     return result if result is not None and result["status"] == "finished" else None

@@ -184,6 +184,7 @@ class Pace:
     def __init__(self, config: Config):
         self._config = config
         self._began: float | None = None  # of this attempt, in seconds since 1970
+        self._began_at_step = 0.0
         self._attempt = 0
         self.point: dict[str, Any] | None = None  # the last
         self.accuracy: float | None = None
@@ -194,9 +195,11 @@ class Pace:
         self.point = point
         if point["attempt"] != self._attempt or self._began is None:
             self._attempt, self._began = point["attempt"], point["time"] - point["seconds"]
+            self._began_at_step = point["step"] - point["samples"] / self._config.global_batch_size
         self.accuracy = point.get("test_accuracy", self.accuracy)
         left = self._config.total_steps - point["step"]
-        self.seconds_left = (point["time"] - self._began) / point["step"] * left
+        done = point["step"] - self._began_at_step
+        self.seconds_left = (point["time"] - self._began) / done * left if done > 0 else None
 
     def sentence(self, point: dict[str, Any]) -> str:
         """A point as one line."""
@@ -225,6 +228,15 @@ def event_sentence(event: dict[str, Any]) -> str | None:
         )
     if event["event"] == "checkpoint_damaged":
         return f"a damaged checkpoint was put aside: {event['checkpoint']}"
+    if event["event"] == "forked":
+        return f"begins with {event['checkpoint']}"
+    if event["event"] == "rolled_back":
+        first, last = event["left_out"]
+        return f"gone back to before the loss became no number; steps {first} to {last} are left out"
+    if event["event"] == "storage_away":
+        return f"no checkpoint can be saved at the moment, training goes on: {event['message']}"
+    if event["event"] == "storage_back":
+        return "checkpoints are saved again"
     if event["event"] == "worker_failed":
         return f"worker {event['rank']} failed: {event['error']}"
     if event["event"] == "cluster":  # said by the follower of a run on Kubernetes, not by the run

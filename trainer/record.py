@@ -25,6 +25,7 @@ from trainer import checkpoint, lease, resolve, storage
 from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
+from trainer.storage_errors import sentences
 
 CONFIG = "config.yaml"
 NOT_OF_THE_RECORD = (checkpoint.FOLDER, lease.FOLDER)  # beside it in the run's folder
@@ -174,7 +175,7 @@ class Record:
 
     def _append(self, file: Path, line: dict[str, Any]) -> None:
         # one write of one line: a reader, or a kill, finds whole lines and at most one cut one at the end
-        with storage.sentences(str(file), "written"), file.open("a") as out:
+        with sentences(str(file), "written"), file.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
     def _write(self, file: Path, text: str) -> None:

@@ -26,6 +26,7 @@ class Recorder(UserCallback):
         self._attempt = attempt - 1
         self._workers = 0
         self._evaluation_seconds = 0.0
+        self._outage = False
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002 # Ray's signature
         """Take one report of every rank."""
@@ -34,8 +35,8 @@ class Recorder(UserCallback):
         if first["phase"] == "ready":
             self._ready(record, metrics)
             return
-        point = self._point(metrics)
-        record.add_point(point)
+        self._note_outage(record, first["outage"])
+        record.add_point(self._point(metrics))
         if "confusion" in first:
             self._finished(record, metrics)
 
@@ -44,6 +45,13 @@ class Recorder(UserCallback):
         for rank, error in sorted(worker_exceptions.items()):
             Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=in_a_line(error))
 
+    def _note_outage(self, record: Record, outage: str | None) -> None:
+        if outage is not None and not self._outage:
+            record.add_event("storage_away", message=outage)
+        if outage is None and self._outage:
+            record.add_event("storage_back")
+        self._outage = outage is not None
+
     def _ready(self, record: Record, metrics: list[dict[str, Any]]) -> None:
         self._attempt += 1
         self._workers = len(metrics)
@@ -51,6 +59,8 @@ class Recorder(UserCallback):
         first = metrics[0]
         for damaged in first["damaged"]:
             record.add_event("checkpoint_damaged", checkpoint=damaged)
+        if first["left_out"]:
+            record.add_event("rolled_back", attempt=self._attempt, left_out=first["left_out"])
         record.add_event(
             "training_started",
             attempt=self._attempt,

@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from trainer import plots
+from trainer import goodput, plots
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
 from trainer.record import Record, without_redone
@@ -193,6 +193,7 @@ def _pieces(run: Run) -> dict[str, Any]:
         "training": next((each for each in reversed(run.events) if each["event"] == "training_started"), None),
         "settings": flatten(run.config.model_dump()),
         "defaults": flatten(Config().model_dump()),
+        "goodput_parts": goodput.PARTS,
         "command": f"trainer report {run.name}",
     }
 

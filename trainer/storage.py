@@ -6,31 +6,24 @@ backoff up to a deadline; what then still fails is a sentence.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import OutageError, StorageError
+from trainer.errors import StorageError
+from trainer.storage_errors import ENDPOINTS, endpoint, sentences
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
+SCHEMES = tuple(ENDPOINTS)
 DEADLINE_S = 60  # of one request with all its retries
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
-FULL = (errno.ENOSPC, errno.EDQUOT)
-METADATA_SERVER = "169.254.169.254"
-CREDENTIALS = (
-    "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
-    "AZURE_STORAGE_ACCOUNT_NAME ...) or the identity of this machine or pod"
-)
 
 
 def normalise(storage: str) -> str:
@@ -253,65 +246,10 @@ def _store(bucket: str, deadline_s: int) -> ObjectStore:
     options: Any = {
         "connect_timeout": timedelta(seconds=min(5, deadline_s)),
         "timeout": timedelta(seconds=deadline_s),
-        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),  # whoever gives it means it
+        "allow_http": (endpoint(bucket) or "").startswith("http://"),  # whoever gives it means it
     }
     return from_url(
         bucket,
         client_options=options,
         retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=deadline_s)},
     )
-
-
-@contextmanager
-def sentences(uri: str, verb: str) -> Iterator[None]:
-    """Every error of a storage as a sentence with the URI and what to do.
-
-    Raises:
-        OutageError: an object store does not answer.
-        StorageError: it refuses, or a disk is full.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        if is_remote(uri):
-            from obstore.exceptions import BaseError
-
-            if isinstance(error, OSError | BaseError):
-                kind = StorageError if _is_refusal(error) else OutageError
-                raise kind(f"storage: {uri} cannot be {verb}: {_why(error)}.") from None
-        elif isinstance(error, OSError):
-            reason = error.strerror or error
-            fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
-            fix = "free space on that disk" if error.errno in FULL else fix
-            raise StorageError(f"storage: {uri} cannot be {verb} ({reason}); {fix}.") from None
-        raise
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether asking again is of no use."""
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-    if METADATA_SERVER in str(error):
-        return True
-    return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | FileNotFoundError)
-
-
-def _why(error: Exception) -> str:
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-    text = str(error)
-    if METADATA_SERVER in text:  # asked last, when nothing else gave credentials
-        return f"no credentials were found; {CREDENTIALS}"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
-        return f"the store refuses this identity; {CREDENTIALS}"
-    if isinstance(error, FileNotFoundError):
-        return "there is no such bucket; make it first, or correct the name"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    where = f" at {endpoint}" if endpoint else ""
-    return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "no reason given"

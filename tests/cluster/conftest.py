@@ -27,7 +27,7 @@ RUN = "fashion-mnist"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deploy first, take away last."""
-    order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_worker_loss"]
+    order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
     order += ["test_submit", "test_doctor", "test_uninstall"]
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 

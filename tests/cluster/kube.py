@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -123,26 +124,22 @@ def secret(name: str, key: str) -> str:
 
 @contextmanager
 def forwarded(service: str, port: int, namespace: str) -> Iterator[int]:
-    """A port of this machine that leads to a service's."""
+    """A port of this machine that leads to a service's, also to the pod that takes the place of one that went."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         local = probe.getsockname()[1]
-    command = [
-        "kubectl",
-        "--context",
-        CONTEXT,
-        "-n",
-        namespace,
-        "port-forward",
-        f"service/{service}",
-        f"{local}:{port}",
-    ]
-    tunnel = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one = f"kubectl --context {CONTEXT} -n {namespace} port-forward service/{service} {local}:{port}"
+    tunnel = subprocess.Popen(
+        ["bash", "-c", f"while :; do {one}; sleep 0.5; done"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         wait_for(f"port-forward to {service}", lambda: _answers(local), 30, every=0.2)
         yield local
     finally:
-        tunnel.terminate()
+        os.killpg(tunnel.pid, signal.SIGTERM)
         tunnel.wait()
 
 

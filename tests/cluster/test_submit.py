@@ -213,8 +213,8 @@ FAILING = {
     "diverges": (
         [],
         ["--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e9"],
-        ExitCode.TRAINING,
-        "The loss became nan.*lower optimizer.lr",
+        ExitCode.DIVERGED,
+        "by step .*: training diverged; lower optimizer.lr",
     ),
 }
 

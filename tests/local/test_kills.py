@@ -2,83 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import training
 from local.runs import result_of, run_trainer
+from training import Training
 
 from trainer import checkpoint
 from trainer.record import Record
 
-# 6 epochs of 10 steps; dropout, so that the random numbers matter; Muon, so that the optimizer has a state
-RUN = ["--recipe", "fast", "--set", "model.dropout=0.3", "--set", "global_batch_size=6000", "--set", "epochs=6"]
-RUN += ["--set", "checkpoint.every_s=0", "--set", "precision=fp32"]
-# In every worker: die at the steps that KILL_AT lists, each once.
-PATCH = """
-import os, signal, sys
-
-def _patch():
-    from trainer import optimizer
-    usual = optimizer.schedule
-    def schedule(config, step, total_steps):
-        mark = os.path.join(os.environ["KILL_MARKS"], str(step))
-        if str(step) in os.environ["KILL_AT"].split(","):
-            try:
-                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                pass
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return usual(config, step, total_steps)
-    optimizer.schedule = schedule
-
-if "KILL_AT" in os.environ and any("default_worker" in each for each in sys.argv + sys.orig_argv):
-    import threading
-    import importlib.abc
-    class Finder(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path, target=None):
-            if name == "trainer.loop":
-                sys.meta_path.remove(self)
-                _patch()
-            return None
-    sys.meta_path.insert(0, Finder())
-"""
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, data_folder):
-    """The weights of the run on 1 and on 2 workers when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    weights = {}
-    for workers in (1, 2):
-        done = run_trainer(folder, "train", "--name", f"w{workers}", *RUN, "--workers", str(workers))
-        assert done.returncode == 0, done.stdout + done.stderr
-        weights[workers] = (folder / "runs" / f"w{workers}" / "model.safetensors").read_bytes()
-    return weights
-
-
-def killed_at(folder: Path, steps: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run whose worker is killed before each of the steps."""
-    (folder / "site").mkdir()
-    (folder / "marks").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(PATCH)
-    path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
-    return run_trainer(folder, "train", *arguments, PYTHONPATH=path, KILL_AT=steps, KILL_MARKS=str(folder / "marks"))
+RUN = [*training.RUN, *training.OFTEN]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_weights(workers, tmp_path, undisturbed):
-    done = killed_at(tmp_path, "3,10,27,28", "--name", "killed", *RUN, "--workers", str(workers))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(int(mark.name) for mark in (tmp_path / "marks").iterdir()) == [3, 10, 27, 28]
-    record = Record(tmp_path / "runs" / "killed")
-    assert (record.folder / "model.safetensors").read_bytes() == undisturbed[workers]
-    starts = [event for event in record.events() if event["event"] == "training_started"]
+def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_state(workers, tmp_path, undisturbed):
+    plan = [{"do": "kill", "step": step} for step in (3, 10, 27, 28)]
+    with Training(tmp_path, *training.OFTEN, "--workers", str(workers), plan=plan) as run:
+        assert run.ends() == 0, run.output()
+    assert len(list(run.marks.iterdir())) == len(plan)  # each was killed
+    assert run.state() == undisturbed(workers)
+    starts = run.events("training_started")
     assert len(starts) == 5
     assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
 
@@ -96,7 +45,8 @@ def test_a_driver_that_is_killed_is_continued_by_the_same_command(tmp_path, undi
     first.wait()
     again = run_trainer(tmp_path, "train", "--name", "killed", *RUN, "--set", "report_every_s=0.2")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert (run / "model.safetensors").read_bytes() == undisturbed[1]
+    content = (run / "model.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == undisturbed(1)["final"]
     assert [event["step"] > 0 for event in Record(run).events() if event["event"] == "training_started"][-1]
     assert result_of(tmp_path, "killed")["status"] == "finished"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from local.runs import SMALL
 
+from trainer.goodput import PARTS, account
 from trainer.metrics import METRICS
 from trainer.record import Record
 
@@ -60,8 +61,11 @@ def scraped(port):
             text = answer.read().decode()
     except OSError:
         return None
-    found = re.findall(r'^(ray_trainer_\w+)\{[^}]*run="one"[^}]*\} (\S+)$', text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    found = re.findall(r"^(ray_trainer_\w+)\{([^}]*)\} (\S+)$", text, re.MULTILINE)
+    part = re.compile(r'part="(\w+)"')
+    return {
+        " ".join([name, *part.findall(labels)]): float(value) for name, labels, value in found if 'run="one"' in labels
+    }
 
 
 def wait_until(true, seconds, look=lambda: "it did not come true"):
@@ -84,6 +88,10 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     last = record.points()[-1]
     expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
     expected["ray_trainer_progress_ratio"] = 1.0
+    seen = record.events()[:-1]  # all but the run's end
+    parts = account(seen, record.points(), seen[-1]["time"])
+    expected["ray_trainer_goodput_ratio"] = pytest.approx(parts["goodput"])
+    expected |= {f"ray_trainer_time_seconds {part}": pytest.approx(parts[part]) for part in PARTS}
     wait_until(lambda: scraped(port) == expected, 8, lambda: (scraped(port), expected))
     assert running.wait(60) == 0
     assert json.loads(record.result_file.read_text())["status"] == "finished"

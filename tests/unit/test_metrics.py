@@ -3,7 +3,9 @@ import re
 import pytest
 
 from trainer import metrics
+from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.record import Record
 
 
 def test_names_are_prometheus_names_each_declared_once():
@@ -14,12 +16,12 @@ def test_names_are_prometheus_names_each_declared_once():
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "inf", "nan"])
-def test_a_time_for_the_last_scrape_that_is_none_is_refused(monkeypatch, given):
+def test_a_time_for_the_last_scrape_that_is_none_is_refused(monkeypatch, tmp_path, given):
     monkeypatch.setenv(metrics.LAST_SCRAPE, given)
     with pytest.raises(ConfigError, match=f"TRAINER_LAST_SCRAPE_S: '{given}' is no number of seconds"):
-        metrics.Exporter("one", 10)
+        metrics.Exporter(Record(tmp_path), Config())
 
 
-def test_a_run_that_set_nothing_waits_for_no_scrape(monkeypatch):
+def test_a_run_that_set_nothing_waits_for_no_scrape(monkeypatch, tmp_path):
     monkeypatch.setenv(metrics.LAST_SCRAPE, "3600")
-    metrics.Exporter("one", 10).wait_for_last_scrape()
+    metrics.Exporter(Record(tmp_path), Config()).wait_for_last_scrape()

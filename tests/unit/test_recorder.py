@@ -21,6 +21,7 @@ def ready(**changes):
         "damaged": [],
         "step": 0,
         "resumed_from": None,
+        "left_out": None,
         **changes,
     }
 
@@ -35,6 +36,7 @@ def progress(**changes):
         "samples": 4,
         "seconds": 2.0,
         "saving_seconds": 0.0,
+        "outage": None,
         **changes,
     }
 
@@ -118,5 +120,20 @@ def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_pa
     tested = {"phase": "epoch", "test_loss": 0.4, "test_accuracy": 0.9, "evaluation_seconds": 1.0}
     recorder.after_report(None, [progress(**tested)], None)
     (point,) = Record(tmp_path).points()
-    known = {*point, "progress"}  # which the exporter adds: only it knows how many steps there will be
+    # the exporter adds these: it knows how many steps there will be, and the earlier attempts
+    known = {*point, "progress", "goodput", "time_parts"}
     assert [metric.name for metric in METRICS if metric.key not in known] == []
+
+
+def test_an_outage_of_the_storage_is_an_event_when_it_begins_and_when_it_is_over(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    for outage in (None, "storage: away.", "storage: still away.", None, None):
+        recorder.after_report(None, [progress(outage=outage)], None)
+    seen = [event for event in Record(tmp_path).events() if event["event"].startswith("storage_")]
+    assert [event["event"] for event in seen] == ["storage_away", "storage_back"]
+    assert seen[0]["message"] == "storage: away."
+
+
+def test_steps_that_are_left_out_are_an_event(recorder, tmp_path):
+    recorder.after_report(None, [ready(left_out=[11, 16])], None)
+    assert [event["left_out"] for event in Record(tmp_path).events() if event["event"] == "rolled_back"] == [[11, 16]]

@@ -1,11 +1,13 @@
+import pickle
+
 import pytest
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from trainer import checkpoint
+from trainer import checkpoint, rollback
 from trainer.checkpoint import Checkpoint
-from trainer.errors import TrainingError
+from trainer.errors import DivergedError, TrainingError
 from trainer.recovery import DIED_IN_VAIN, RAISED_IN_VAIN, Recovery
 
 DEATH = WorkerHealthCheckFailedError("the actor died", failure=RuntimeError("gone"))
@@ -39,3 +41,14 @@ def test_the_death_of_one_worker_counts_as_that_though_the_others_raise_because_
     failure = WorkerGroupError("failed", {0: RuntimeError("connection closed by peer"), 1: DEATH})
     decisions = [recovery.make_decision(failure) for _ in range(RAISED_IN_VAIN + 1)]
     assert decisions == [FailureDecision.RETRY] * (RAISED_IN_VAIN + 1)
+
+
+def test_a_loss_that_is_no_number_is_gone_back_from_once(decide, tmp_path):
+    error = DivergedError("The loss became nan.")
+    error.step = 9
+    assert decide(error) is FailureDecision.RAISE  # there is nothing to go back to
+    checkpoint.commit(str(tmp_path), Checkpoint(5, 1), {"model": b"x"}, {})
+    assert decide(pickle.loads(pickle.dumps(error))) is FailureDecision.RETRY  # as it comes from the worker
+    assert rollback.left_out(str(tmp_path)) == range(5, 9)
+    error.step = 20
+    assert decide(error) is FailureDecision.RAISE

@@ -157,7 +157,7 @@ def test_an_error_that_nobody_foresaw_ends_the_run_and_does_not_hold_it_up(run, 
     monkeypatch.setattr(checkpoint, "commit", broken)
     saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=600)
     saves.save(1, 1, state())
-    with pytest.raises(CheckpointError, match="Step 1 could not be saved: RuntimeError: out of luck"):
+    with pytest.raises(CheckpointError, match="A checkpoint could not be saved: RuntimeError: out of luck"):
         saves.finish()
 
 
@@ -194,3 +194,53 @@ def test_it_is_due_when_the_time_is_over_and_not_before(run, monkeypatch):
     assert saves.is_due()
     monkeypatch.setattr(saver.time, "monotonic", time.perf_counter)
     saves.finish()
+
+
+def test_the_best_is_kept_besides_the_newest_and_across_processes(run):
+    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        saves.save(step, 1, state())
+        saves.score(step, accuracy)
+        while checkpoint.look(run).committed[:1] != [checkpoint.Checkpoint(step, 1)]:
+            time.sleep(0.01)
+    saves.finish()
+    assert [each.step for each in checkpoint.look(run).committed] == [3, 2]
+    assert checkpoint.best(run) == checkpoint.Best(2, 0.9)
+    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    saves.save(4, 2, state())
+    saves.score(4, 0.8)
+    saves.finish()
+    assert [each.step for each in checkpoint.look(run).committed] == [4, 2]
+
+
+def test_a_state_that_was_never_saved_is_not_the_best(run):
+    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    saves.save(1, 1, state())
+    saves.score(2, 0.99)
+    saves.finish()
+    assert checkpoint.best(run) is None
+
+
+def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(run, monkeypatch):
+    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    away, tried, real = threading.Event(), threading.Event(), checkpoint.commit
+    away.set()
+
+    def commit(*arguments):
+        tried.set()
+        if away.is_set():
+            raise OutageError("storage: away.")
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "commit", commit)
+    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=30)
+    saves.save(1, 1, state())
+    assert tried.wait(10)
+    saves.save(2, 1, state())
+    while saves.outage is None or saves._waiting is not None:
+        time.sleep(0.01)
+    assert "away" in saves.outage
+    away.clear()
+    saves.finish()
+    assert [each.step for each in checkpoint.look(run).committed] == [2]
+    assert saves.outage is None

@@ -1,0 +1,83 @@
+"""Two processes on one run: one trains it, and one that was dead for a while does no harm."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import psutil
+from training import OFTEN, Training
+
+from trainer import lease
+from trainer.errors import ExitCode
+
+
+def test_a_second_job_on_a_run_is_refused_within_5_seconds_and_the_first_not_disturbed(
+    tmp_path, undisturbed, note, monkeypatch
+):
+    with Training(tmp_path, *OFTEN, pace_s=0.3) as first:
+        first.trains(5)
+        began = time.monotonic()
+        with Training(tmp_path, *OFTEN) as second:
+            assert second.ends() == ExitCode.CONFLICT
+            seconds = time.monotonic() - began
+            assert f"process {first.process.pid} on " in second.output()
+        assert seconds < 5
+        assert first.ends() == 0, first.output()
+    assert first.state() == undisturbed(1)
+    assert len(first.events("run_started")) == 1
+    note(
+        "a second job on a run that is going on",
+        f"the second is refused in {seconds:.1f} s, and names the first, which trains on",
+        [0],
+        exit_code=int(ExitCode.CONFLICT),
+    )
+
+
+def test_an_owner_that_froze_is_replaced_and_does_no_harm_when_it_wakes_up(tmp_path, undisturbed, note, monkeypatch):
+    with Training(tmp_path, *OFTEN, pace_s=0.5) as zombie:
+        zombie.trains(5)
+        zombie.until(zombie.committed)
+        everyone = [psutil.Process(zombie.process.pid), *psutil.Process(zombie.process.pid).children(recursive=True)]
+        for each in everyone:  # as a machine that stands still: the driver, Ray, the worker
+            each.suspend()
+        frozen = time.time()
+        while time.time() - last_sign_of_life(tmp_path) < lease.EXPIRES_AFTER_S:
+            time.sleep(0.1)
+        as_of_elsewhere(tmp_path)
+        with Training(tmp_path, *OFTEN, pace_s=0.5) as heir:
+            heir.until(lambda: heir.events("training_started")[1:])
+            for each in everyone:
+                each.resume()
+            assert zombie.ends(60) == ExitCode.CONFLICT, zombie.output()
+            assert f"process {heir.process.pid} on " in zombie.output()
+            assert "has taken over" in zombie.output()
+            assert heir.ends() == 0, heir.output()
+        assert heir.state() == undisturbed(1)
+    started = heir.events("training_started")
+    assert [event["attempt"] for event in started] == [1, 2]
+    assert {each.fence for each in heir.committed()} == {2}
+    before = [line for line in heir.groups()[0] if line["time"] < frozen]
+    late = heir.groups()[0][len(before) :]
+    assert not any(storage_has(tmp_path, line["step"] + 1, fence=1) for line in late)
+    assert heir.result()["status"] == "finished"
+    note(
+        "the driver's whole machine stands still until its claim on the run expires; another takes over; it wakes up",
+        "the second continues to bitwise the undisturbed weights; the first ends and has committed nothing more",
+        [max(0, before[-1]["step"] - started[1]["step"])],
+        exit_code=int(ExitCode.CONFLICT),
+    )
+
+
+def last_sign_of_life(folder):
+    return float(json.loads((folder / "runs" / "r" / "lease" / "000001.alive").read_text())["time"])
+
+
+def as_of_elsewhere(folder):
+    """The claim as another machine would have made it: one on this machine that is there is known to live."""
+    claim = folder / "runs" / "r" / "lease" / "000001.json"
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), "host": "elsewhere"}))
+
+
+def storage_has(folder, step, fence):
+    return (folder / "runs" / "r" / "checkpoints" / f"step-{step:08}-{fence:04}" / "MANIFEST.json").exists()

@@ -1,0 +1,196 @@
+"""A run whose object store fails in every way: it goes on, or ends with exit code 4 and can be continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import proxy
+import pytest
+from object_store import BUCKET, versitygw
+from training import OFTEN, STEPS, Training
+
+from trainer import checkpoint, storage
+from trainer.errors import ExitCode
+
+OUTAGE_S = 60
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """A proxy before an S3 server; this process itself looks past it."""
+    with versitygw() as environment, proxy.before(environment["AWS_ENDPOINT_URL"]) as between:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage._store.cache_clear()
+        yield between
+        storage._store.cache_clear()
+
+
+@pytest.fixture
+def train(between, tmp_path):
+    def start(*options, **faults):
+        through = {"AWS_ENDPOINT_URL": between.endpoint}
+        return Training(tmp_path, *OFTEN, *options, storage=f"s3://{BUCKET}/team a", environment=through, **faults)
+
+    return start
+
+
+def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_time(between, train, undisturbed, note):
+    between.fault = proxy.FLAKY
+    with train() as training:
+        assert training.ends(600) == 0, training.output()
+        assert training.state() == undisturbed(1)
+        assert training.events("worker_failed") == []
+        assert training.result()["status"] == "finished"
+    assert between.failed > 20
+    note(
+        "of all requests to the object store 30 % fail with 503, half of them after they were carried out; each takes "
+        "up to 2 s more",
+        "goes on; bitwise the undisturbed weights",
+        steps_lost=[0],
+        requests=between.requests,
+        requests_failed=between.failed,
+    )
+
+
+@pytest.mark.parametrize("fault", ["away", "hole"])
+def test_an_outage_of_60_seconds_costs_no_failure(fault, between, train, undisturbed, note):
+    with train(pace_s=1.5) as training:
+        training.trains(5)
+        training.until(training.committed)
+        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
+        began, step = time.monotonic(), training.newest()[-1]["step"]
+        before = training.committed()[0]
+        training.until(lambda: time.monotonic() - began >= OUTAGE_S)
+        trained = training.newest()[-1]["step"] - step
+        assert trained > 20  # it went on training
+        assert training.committed()[0].step <= before.step + 2  # but for what was under way nothing got through
+        between.fault = proxy.HEALTHY
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        assert training.events("worker_failed") == []
+        assert len(training.events("training_started")) == 1
+        assert any("Training goes on" in event["message"] for event in training.events("warning"))
+    note(
+        {"away": "the object store answers 503 for 60 s", "hole": "the object store answers nothing for 60 s"}[fault],
+        f"goes on: {trained} steps meanwhile; bitwise the undisturbed weights",
+        steps_lost=[0],
+    )
+
+
+@pytest.mark.parametrize("fault", ["away", "hole"])
+def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
+    fault, between, train, undisturbed, note
+):
+    with train("--set", "checkpoint.max_outage_s=5", pace_s=3) as training:
+        training.trains(5)
+        training.until(training.committed)
+        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
+        began = time.monotonic()
+        assert training.ends() == ExitCode.STORAGE, training.output()
+        seconds = time.monotonic() - began
+        assert "No checkpoint could be saved for 5 s" in training.output()
+        assert "The record is kept in " in training.output()
+        assert "Traceback" not in training.output()
+    between.fault = proxy.HEALTHY
+    with train("--set", "checkpoint.max_outage_s=5") as training:
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        started = training.events("training_started")[-1]
+        assert started["step"] > 0
+        lost = training.steps_lost()
+    note(
+        {"away": "the object store answers 503, without end", "hole": "the object store answers nothing, without end"}[
+            fault
+        ]
+        + " (`checkpoint.max_outage_s` is 5)",
+        f"ends {seconds:.0f} s later and says so; the same command continues it, to bitwise the undisturbed weights",
+        steps_lost=lost,
+        exit_code=int(ExitCode.STORAGE),
+    )
+
+
+def test_an_identity_that_is_refused_while_it_trains_ends_the_run_at_once(between, train, note):
+    with train(pace_s=1) as training:
+        training.trains(5)
+        training.until(training.committed)
+        between.fault = proxy.FORBIDDEN
+        began = time.monotonic()
+        assert training.ends() == ExitCode.STORAGE, training.output()
+        seconds = time.monotonic() - began
+        assert training.lines()[-1]["step"] < STEPS - 20
+        assert len(training.groups()) == 1  # it was not tried again
+        assert "the store refuses this identity" in training.output()
+        assert "Traceback" not in training.output()
+    note(
+        "the object store answers 403",
+        f"ends {seconds:.0f} s later and says so",
+        exit_code=int(ExitCode.STORAGE),
+        steps_lost=[],
+    )
+
+
+def test_while_a_slow_upload_is_under_way_training_goes_on(between, train, undisturbed, note):
+    between.fault = proxy.Fault(bytes_per_s=300_000, of=lambda method, path: checkpoint.FOLDER in path)
+    with train(pace_s=0.3) as training:
+        path = training.until(lambda: weights_under_way(between))
+        step = training.until(training.newest)[-1]["step"]
+        training.trains(step + 3)
+        assert path in between.uploading
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        saves = len(training.committed())
+    assert saves < 10
+    note(
+        "an object store that takes 0.3 MB/s: a checkpoint takes as long as many steps",
+        "trains on; saves the newest state, and those between not",
+        steps_lost=[0],
+    )
+
+
+@pytest.mark.parametrize("who", ["worker", "all"])
+def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, undisturbed, note):
+    slow = proxy.Fault(bytes_per_s=200_000, of=lambda method, path: weights_of_a_checkpoint(path))
+    with train(pace_s=0.1) as training:
+        training.trains(5)
+        training.until(training.committed)
+        between.fault = slow
+        path = training.until(lambda: weights_under_way(between))
+        before = {each.name for each in training.committed()}
+        killed = time.time()
+        if who == "worker":
+            os.kill(training.pid(), signal.SIGKILL)
+        else:
+            training.kill_all()
+        while path in between.uploading:  # until the last byte it sent has arrived
+            time.sleep(0.01)
+        name = path.partition(f"/{checkpoint.FOLDER}/")[2]
+        assert name not in storage.files(storage.join(training.place, checkpoint.FOLDER))
+        assert {each.name for each in training.committed()} == before
+        between.fault = proxy.HEALTHY
+    again = train() if who == "all" else training
+    with again:
+        assert again.ends() == 0, again.output()
+        assert again.state() == undisturbed(1)
+    first = again.newest()[0]
+    note(
+        "SIGKILL of "
+        + {"worker": "a worker", "all": "the driver and its whole Ray cluster"}[who]
+        + " while a checkpoint is uploaded",
+        "nothing of that checkpoint is visible; "
+        + ("goes on by itself" if who == "worker" else "the same command continues it")
+        + ", to bitwise the undisturbed weights",
+        steps_lost=again.steps_lost(),
+        seconds=[round(first["time"] - killed, 2)],
+    )
+
+
+def weights_of_a_checkpoint(path):
+    return f"/{checkpoint.FOLDER}/" in path and path.endswith(checkpoint.WEIGHTS)
+
+
+def weights_under_way(between):
+    """The path of a checkpoint's weights that are being uploaded, if there are any."""
+    return next((path for path in list(between.uploading) if weights_of_a_checkpoint(path)), None)

@@ -1,0 +1,44 @@
+"""A run that begins where another one was, with real Ray."""
+
+from __future__ import annotations
+
+from local.runs import SMALL, result_of, run_trainer
+
+from trainer.record import Record
+
+
+def test_a_fork_trains_on_with_other_settings_and_leaves_the_first_run_as_it_is(finished):
+    folder, _ = finished
+    first = Record(folder / "runs" / "one")
+    before = {file: file.read_bytes() for file in first.folder.rglob("*") if file.is_file()}
+    settings = [*SMALL, "--set", "epochs=3", "--set", "model.dropout=0.1", "--set", "optimizer.lr=0.01"]
+    arguments = ["train", "--name", "one", *settings]
+
+    refused = run_trainer(folder, *arguments)
+    assert refused.returncode == 5
+    assert "--fork NEW" in refused.stderr
+
+    done = run_trainer(folder, *arguments, "--fork", "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "begins with " in done.stdout
+    second = Record(folder / "runs" / "two")
+    (start,) = [event for event in second.events() if event["event"] == "training_started"]
+    assert start["step"] == 60  # of 90: only the third epoch was trained
+    assert result_of(folder, "two")["epochs"] == 3
+    assert second.points()[0]["learning_rate"] < 0.01
+    assert {file: file.read_bytes() for file in first.folder.rglob("*") if file.is_file()} == before
+
+    again = run_trainer(folder, *arguments, "--fork", "two")
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+
+
+def test_a_fork_that_fits_no_checkpoint_is_refused_before_anything_starts(finished):
+    folder, _ = finished
+    refused = run_trainer(folder, "train", "--name", "one", "--set", "model.hidden=[8]", "--fork", "three")
+    assert refused.returncode == 2
+    assert "its checkpoints fit no other" in refused.stderr
+    assert not (folder / "runs" / "three").exists()
+    refused = run_trainer(folder, "train", "--from", "best")
+    assert refused.returncode == 2
+    assert "name the new run by --fork" in refused.stderr

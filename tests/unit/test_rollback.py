@@ -1,0 +1,45 @@
+import pytest
+
+from trainer import checkpoint, rollback
+from trainer.checkpoint import Checkpoint
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(tmp_path / "r")
+
+
+def save(run, step):
+    checkpoint.commit(run, Checkpoint(step, 1), {"model": b"x"}, {})
+
+
+def test_the_steps_between_the_newest_checkpoint_and_the_loss_are_left_out(run):
+    save(run, 10)
+    save(run, 20)
+    assert rollback.left_out(run) == range(0)
+    assert rollback.begin(run, 26)
+    assert list(rollback.left_out(run)) == [20, 21, 22, 23, 24, 25]
+
+
+def test_it_is_done_once_in_a_run(run):
+    save(run, 10)
+    assert rollback.begin(run, 16)
+    save(run, 20)
+    assert not rollback.begin(run, 26)
+    assert rollback.left_out(run) == range(10, 16)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(run):
+    assert not rollback.begin(run, 6)
+    save(run, 6)
+    assert not rollback.begin(run, 6)
+    assert rollback.left_out(run) == range(0)
+
+
+def test_it_is_no_checkpoint_and_survives_pruning(run):
+    save(run, 10)
+    rollback.begin(run, 16)
+    save(run, 20)
+    checkpoint.prune(run, keep=1)
+    assert [each.step for each in checkpoint.look(run).committed] == [20]
+    assert rollback.left_out(run) == range(10, 16)

@@ -1,0 +1,61 @@
+"""`trainer checkpoints`: list, verify or prune the checkpoints of a run."""
+
+from __future__ import annotations
+
+import itertools
+from enum import Enum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainer import checkpoint, storage
+from trainer.checkpoint import Checkpoint
+from trainer.errors import CheckpointError
+from trainer.options import Runs
+from trainer.record import find
+
+
+class Deed(str, Enum):
+    """What to do with a run's checkpoints."""
+
+    LS = "ls"
+    VERIFY = "verify"
+    PRUNE = "prune"
+
+
+def checkpoints(
+    deed: Annotated[Deed, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")],
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    runs: Runs = "runs",
+    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
+) -> None:
+    """List, verify or prune the checkpoints of a run."""
+    place = find(target, storage.normalise(runs)).place
+    best = checkpoint.best(place)
+    if deed is Deed.PRUNE:
+        gone = checkpoint.prune(place, keep, {each.step for each in _not_to_lose(place)})
+        typer.echo(f"Deleted {', '.join(each.name for each in gone) or 'none'}.")
+        return
+    found = checkpoint.look(place)
+    states = dict.fromkeys(found.committed, "committed")
+    states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
+    if deed is Deed.VERIFY:
+        states |= {each: checkpoint.verdict(place, each) for each in found.committed}
+    table = Table("checkpoint", "step", "state", "", box=None)
+    for each in sorted(states, reverse=True):
+        mark = f"best: {best.test_accuracy:.2%}" if best and each.step == best.step else ""
+        table.add_row(each.name, str(each.step), states[each], mark)
+    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
+    damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
+    if damaged:
+        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
+
+
+def _not_to_lose(place: str) -> list[Checkpoint]:
+    """The newest checkpoint whose every byte is as it was written: those that are newer may be damaged."""
+    committed = checkpoint.look(place).committed
+    best = checkpoint.best(place)
+    intact = (each for each in committed if checkpoint.verdict(place, each) == checkpoint.INTACT)
+    return [*itertools.islice(intact, 1), *(each for each in committed if best and each.step == best.step)]
