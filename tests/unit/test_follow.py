@@ -13,7 +13,7 @@ POINT = {
     "epoch": 2,
     "step": 100,
     "train_loss": 0.51234,
-    "samples": 1000,
+    "samples": 76_800,
     "seconds": 10.0,
     "samples_per_second": 6123.4,
 }
