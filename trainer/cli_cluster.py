@@ -67,10 +67,12 @@ def submit(
     log_format: Format = LogFormat.AUTO,
 ) -> None:
     """Train on a Kubernetes cluster: make a RayJob, follow it, and end as it ends. Again: follow the same run."""
+    from trainer import rayjob
     from trainer import submit as submitting
 
     given = as_overrides(overrides, workers, gpu, cpus_per_worker)
     run = name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}"
+    rayjob.check_name(run)  # before the cluster is asked anything
     there = _cluster(context, namespace)
     done = submitting.submit(there, run, cluster.value, recipe, file, given)
     if log_format is not LogFormat.JSON:

@@ -14,6 +14,7 @@ from trainer.errors import ClusterError, ConfigError, ConflictError, Interrupted
 
 GONE_S = 180.0  # a head that does not heed SIGTERM takes 30 s, workers that drain 90
 TRIES = 20
+READ_BY_ALL_S = 3.0  # whoever follows the run looks every two seconds, and is to read who stopped it
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def stop(cluster: Cluster, name: str) -> None:
     """
     job = find(cluster, name)
     cluster.annotate(name, {rayjob.STOPPED_BY: rayjob.me()})
+    time.sleep(READ_BY_ALL_S)
     remove(cluster, job)
 
 
