@@ -15,6 +15,7 @@ GROUPS = {  # by the test files, in the order of the page
     "test_nodes.py": "Nodes that come and go",
     "test_owners.py": "Two processes on one run",
     "test_store_faults.py": "The object store",
+    "test_checkpoints_damaged.py": "Damaged checkpoints, and saves that are cut off",
     "test_full_disk.py": "The disk",
     "test_losses.py": "On Kubernetes",
 }

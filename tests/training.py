@@ -39,6 +39,16 @@ def injected(folder: Path, **faults: Any) -> dict[str, str]:
     }
 
 
+def state_of(place: str) -> dict[str, str]:
+    """What became of the run there: hashes of its weights, and of its last checkpoint: model, optimizer and RNG."""
+    found = checkpoint.newest_valid(place, lambda which, damage: (_ for _ in ()).throw(AssertionError(damage)))
+    assert found is not None
+    which, files, _ = found
+    weights = storage.read(storage.join(place, checkpoint.WEIGHTS)) or b""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in {**files, "final": weights}.items()}
+    return {**hashes, "step": str(which.step)}
+
+
 class Training:
     """`trainer train` of the run ``r`` in a process of its own, in `folder`; `faults` as in tests/inject.
 
@@ -143,13 +153,8 @@ class Training:
         return content
 
     def state(self) -> dict[str, str]:
-        """What became of it: hashes of the final weights, and of all the last checkpoint holds, optimizer and RNG."""
-        found = checkpoint.newest_valid(self.place, lambda which, damage: (_ for _ in ()).throw(AssertionError(damage)))
-        assert found is not None
-        which, files, _ = found
-        weights = storage.read(storage.join(self.place, checkpoint.WEIGHTS)) or b""
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in {**files, "final": weights}.items()}
-        return {**hashes, "step": str(which.step)}
+        """What became of it."""
+        return state_of(self.place)
 
     def groups(self) -> list[list[Line]]:
         """The lines of each group of workers, in the order in which they began."""

@@ -119,6 +119,7 @@ class InterruptedRunError(TrainerError):
 
 # Ray's names for the end of a process that said nothing more; its texts about it are pages.
 FROZEN = "WorkerHealthCheckTimeoutError"
+OUT_OF_MEMORY = "OutOfMemoryError"  # what Ray calls it where it is the controller that its memory monitor has killed
 DEATHS = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError"}
 
 
@@ -133,7 +134,7 @@ def in_a_line(error: BaseException) -> str:
     name = type(error).__name__
     if name == FROZEN:
         return f"it did not answer any more ({name}): its process or node is frozen, or cut off"
-    if is_death(error) and "low on memory" in str(error):
+    if "low on memory" in str(error) and (is_death(error) or name == OUT_OF_MEMORY):
         return f"Ray killed its process ({name}), because its node ran low on memory: give it more, or use more workers"
     if is_death(error):
         return f"its process or node is gone ({name}): killed, out of memory, or cut off"

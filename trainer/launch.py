@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from trainer.config import Config
 from trainer.errors import (
     ConflictError,
     InterruptedRunError,
+    OutageError,
     ResourceError,
     StorageError,
     TrainerError,
@@ -80,7 +81,7 @@ def _run_alone(
     record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
     error: Exception | None = None
     status = "finished"
-    pusher = Pusher(record)
+    pusher = Pusher(record, lease.look)
     try:
         with ExitStack() as following:
             for display in displays():  # a thread for each: a terminal that is held up holds up no other
@@ -91,6 +92,9 @@ def _run_alone(
         status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
     except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
         status, error = "failed", failure
+    if status != "interrupted" and not isinstance(error, OutageError):  # these two have not the time to ask
+        with suppress(StorageError):
+            lease.look()  # a worker may have learnt it first
     if lease.taken_by is not None:  # the record is another's now
         raise ConflictError(f"{lease.taken_by} has taken over {record.place}, since this process seemed dead.")
     result = summarise(record, clock, status, error)
@@ -198,7 +202,7 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
         build_trainer(plan, attempt, fence, data_folder).fit()
     except TrainingFailedError as failure:
         raise why_it_ended(failure) from failure
-    except ray.exceptions.RayActorError as failure:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as failure:
         raise TrainingError(
             f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
         ) from failure

@@ -61,13 +61,23 @@ class Lease:
         while not self._over.wait(RENEW_EVERY_S):
             try:
                 self._renew()
-                taken = newest(self._run)
+                taken = self.look()
             except StorageError:  # nobody else gets through either, and whoever does waits for the expiry
                 continue
-            if taken > self.fence:
-                self.taken_by = _owner(self._run, taken)
+            if taken is not None:
                 self._lost()
                 return
+
+    def look(self) -> str | None:
+        """Ask the storage who has taken over; None if nobody has.
+
+        Raises:
+            StorageError: it does not answer.
+        """
+        taken = newest(self._run)
+        if taken > self.fence:
+            self.taken_by = _owner(self._run, taken)
+        return self.taken_by
 
     def _renew(self) -> None:
         storage.write(_object(self._run, self.fence, "alive"), json.dumps({"time": time.time()}).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from trainer.errors import StorageError
@@ -12,10 +13,13 @@ PUSH_EVERY_S = 5.0  # how old the copy may be
 
 
 class Pusher:
-    """A thread that puts what changed in a record into its object store, every few seconds and at the end."""
+    """A thread that puts what changed in a record into its object store, every few seconds and at the end.
 
-    def __init__(self, record: Record):
-        self._record = record
+    `taken_by` says who has the run now instead of this process: then its record is left alone.
+    """
+
+    def __init__(self, record: Record, taken_by: Callable[[], str | None] = lambda: None):
+        self._record, self._taken_by = record, taken_by
         self._over = threading.Event()
         self._failure: StorageError | None = None
         self._thread = threading.Thread(target=self._follow, name="push-record", daemon=True)
@@ -50,7 +54,8 @@ class Pusher:
 
     def _tried(self) -> StorageError | None:
         try:
-            self._record.push()
+            if self._taken_by() is None:
+                self._record.push()
         except StorageError as error:
             return error
         except OSError as error:

@@ -73,6 +73,10 @@ def test_an_outage_of_60_seconds_costs_no_failure(fault, between, train, undistu
         assert training.events("worker_failed") == []
         assert len(training.events("training_started")) == 1
         assert any("Training goes on" in event["message"] for event in training.events("warning"))
+        assert [event["event"] for event in training.events("storage_away", "storage_back")] == [
+            "storage_away",
+            "storage_back",
+        ]
     note(
         {"away": "the object store answers 503 for 60 s", "hole": "the object store answers nothing for 60 s"}[fault],
         f"goes on: {trained} steps meanwhile; bitwise the undisturbed weights",

@@ -148,15 +148,15 @@ def test_pruning_never_takes_the_newest(run):
     assert [each.step for each in checkpoint.look(run).committed] == [1]
 
 
-def committed_until_killed(run, line):
+def killed_while_it_saves(run, files, line):
     """Commit step 2 in another process, killed before the given line of the save path; whether it got that far."""
-    process = multiprocessing.get_context("fork").Process(target=commit_and_die, args=(run, line))
+    process = multiprocessing.get_context("fork").Process(target=commit_and_die, args=(run, files, line))
     process.start()
     process.join(30)
     return process.exitcode == -signal.SIGKILL
 
 
-def commit_and_die(run, line):
+def commit_and_die(run, files, line):
     seen = itertools.count()
 
     def trace(frame, event, _):
@@ -167,7 +167,7 @@ def commit_and_die(run, line):
         return trace
 
     sys.settrace(trace)
-    commit(run, 2)
+    checkpoint.commit(run, Checkpoint(2, 1), files, {})
     checkpoint.prune(run, keep=1)
     os._exit(0)
 
@@ -177,7 +177,7 @@ def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
     for line in itertools.count():
         run = str(tmp_path / str(line))
         commit(run, 1)
-        killed = committed_until_killed(run, line)
+        killed = killed_while_it_saves(run, {**FILES, "state.json": b'{"step": 2}'}, line)
         which, files, _ = checkpoint.newest_valid(run, none_expected)
         assert json.loads(files["state.json"])["step"] == which.step
         found[which.step] += 1

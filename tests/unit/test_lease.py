@@ -119,3 +119,12 @@ def test_the_owner_renews_its_claim_and_an_outage_of_the_store_does_not_end_it(r
         assert time.monotonic() < until
     assert len(writes) >= 4
     held.__exit__()
+
+
+def test_an_owner_that_asks_learns_who_has_replaced_it(run):
+    held = Lease(run, ignore)
+    assert held.look() is None
+    claimed_by(run, number=2, pid=4712)
+    assert held.look() == held.taken_by == "process 4712 on elsewhere"
+    held.__exit__()
+    assert "released" not in lease._claims(run)[1]

@@ -119,3 +119,13 @@ def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(re
     monkeypatch.setattr(Record, "push", refuse)
     with pytest.raises(StorageError, match="Permission denied"):
         Pusher(record).finish()
+
+
+def test_once_another_process_has_the_run_its_record_in_the_mocked_bucket_is_left_alone(record, bucket):
+    taken_by = [None]
+    pushing = Pusher(record, lambda: taken_by[0])
+    assert bucket.asked.wait(10)
+    taken_by[0] = "process 4712 on elsewhere"
+    record.add_event("warning", message="stale")
+    pushing.finish()
+    assert b"stale" not in bucket.get("events.jsonl", b"")

@@ -1,4 +1,5 @@
 import pytest
+from ray.exceptions import OutOfMemoryError
 
 from trainer.errors import TrainingError, in_a_line
 from trainer.metrics import METRICS
@@ -109,6 +110,13 @@ def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path
         (ValueError("first\nlast"), "ValueError: last"),
         (ValueError("Traceback ...\nValueError: last"), "ValueError: last"),
         (TrainingError("The loss became nan."), "The loss became nan."),
+        (
+            OutOfMemoryError("3 workers were killed due to the node running low on memory.\nEviction stats: ..."),
+            (
+                "Ray killed its process (OutOfMemoryError), because its node ran low on memory: give it more, or use "
+                "more workers"
+            ),
+        ),
     ],
 )
 def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):

@@ -1,0 +1,101 @@
+"""Checkpoints of a real run that are damaged on the disk, or whose saving is cut off anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+
+import pytest
+from training import OFTEN, Training
+from unit.test_checkpoint import killed_while_it_saves
+
+from trainer import checkpoint, storage
+from trainer.checkpoint import Checkpoint
+
+DAMAGES = 1000
+KILL_POINTS = 200
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_folder):
+    """The folder of a finished run."""
+    with Training(tmp_path_factory.mktemp("finished"), *OFTEN) as training:
+        assert training.ends() == 0, training.output()
+    return training.place
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it to be broken."""
+    return shutil.copytree(finished, tmp_path / "r")
+
+
+def none_expected(which, damage):
+    raise AssertionError(f"{which.name} was put aside: {damage}")
+
+
+def damaged(content: bytes, luck: random.Random) -> bytes | None:
+    """One bit of it flipped, or cut anywhere, or gone."""
+    how = luck.choice(["flip", "cut", "delete"])
+    if how == "flip":
+        changed = bytearray(content)
+        changed[luck.randrange(len(content))] ^= 1 << luck.randrange(8)
+        return bytes(changed)
+    return content[: luck.randrange(len(content))] if how == "cut" else None
+
+
+def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
+    luck = random.Random(seed := random.randrange(10**6))
+    print(f"seed {seed}")
+    newest, older = checkpoint.look(str(run)).committed[:2]
+    expected, _ = checkpoint.read(str(run), older)
+    folder = run / checkpoint.FOLDER / newest.name
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for _ in range(DAMAGES):
+        name = luck.choice(sorted(whole))
+        content = damaged(whole[name], luck)
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        seen = []
+        found, files, _ = checkpoint.newest_valid(str(run), lambda which, damage, seen=seen: seen.append(which))
+        assert (found, files) == (older, expected)
+        gone = name == checkpoint.MANIFEST and content is None  # then it is no checkpoint, and nobody is told
+        assert seen == ([] if gone else [newest])
+        (folder / checkpoint.QUARANTINED).unlink(missing_ok=True)
+        (folder / name).write_bytes(whole[name])
+    found, *_ = checkpoint.newest_valid(str(run), none_expected)
+    assert found == newest
+    note(
+        "a bit flipped, a file cut or a file gone, anywhere in the newest checkpoint",
+        "all were detected; the checkpoint is put aside, and the next older one is taken, whole",
+        times=DAMAGES,
+    )
+
+
+def test_wherever_a_save_is_killed_the_newest_whole_checkpoint_is_found(run, tmp_path, note):
+    newest, *_ = checkpoint.look(str(run)).committed
+    files, _ = checkpoint.read(str(run), newest)
+    found = {1: 0, 2: 0}
+    for point in itertools.count():
+        place = str(tmp_path / "killed")
+        checkpoint.commit(place, Checkpoint(1, 1), files, {})
+        killed = killed_while_it_saves(place, files, point)
+        which, content, _ = checkpoint.newest_valid(place, none_expected)
+        assert content == files
+        found[which.step] += 1
+        checkpoint.commit(place, Checkpoint(3, 1), files, {})  # what it left does not stand in the way
+        checkpoint.prune(place, keep=1)
+        assert [each.step for each in checkpoint.look(place).committed] == [3]
+        assert all("step-00000003" in name for name in storage.files(storage.join(place, checkpoint.FOLDER)))
+        shutil.rmtree(place)
+        if not killed:
+            break
+    assert min(found.values()) > 20  # before the manifest and after it
+    assert point >= KILL_POINTS
+    note(
+        "SIGKILL before each line of Python that saves a checkpoint and deletes an old one",
+        "the new checkpoint or the one before it is found, whole; what was left is collected",
+        times=point,
+    )

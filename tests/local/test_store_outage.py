@@ -1,0 +1,58 @@
+"""Runs whose S3 server fails while they train; tests/faults has more of it, and longer."""
+
+from __future__ import annotations
+
+import proxy
+import pytest
+from object_store import BUCKET, s3_server
+from training import OFTEN, STEPS, Training
+
+from trainer import storage
+from trainer.errors import ExitCode
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """A proxy before an S3 server; this process itself looks past it."""
+    with s3_server() as environment, proxy.before(environment["AWS_ENDPOINT_URL"]) as between:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage._store.cache_clear()
+        yield between
+        storage._store.cache_clear()
+
+
+@pytest.fixture
+def train(between, tmp_path, data_folder):
+    def start(**faults):
+        through = {"AWS_ENDPOINT_URL": between.endpoint}
+        return Training(tmp_path, *OFTEN, storage=f"s3://{BUCKET}/team", environment=through, **faults)
+
+    return start
+
+
+def test_a_store_that_fails_three_requests_in_ten_and_then_all_for_a_while_costs_no_failure(between, train):
+    between.fault = proxy.Fault(status=503, share=0.3)
+    with train(pace_s=0.1) as training:
+        training.until(training.committed)
+        between.fault = proxy.AWAY
+        step, failed = training.newest()[-1]["step"], between.failed
+        training.trains(step + 20)  # it goes on
+        assert between.failed > failed
+        between.fault = proxy.HEALTHY
+        assert training.ends() == 0, training.output()
+    assert training.events("worker_failed") == []
+    assert len(training.events("training_started")) == 1
+    assert training.committed()[0].step == STEPS
+    assert training.result()["status"] == "finished"
+
+
+def test_an_identity_that_is_refused_while_it_trains_ends_the_run_and_is_not_asked_again(between, train):
+    with train(pace_s=0.3) as training:
+        training.until(training.committed)
+        between.fault = proxy.FORBIDDEN
+        assert training.ends() == ExitCode.STORAGE, training.output()
+    assert "the store refuses this identity" in training.output()
+    assert "Traceback" not in training.output()
+    assert training.lines()[-1]["step"] < STEPS - 1
+    assert len(training.groups()) == 1
