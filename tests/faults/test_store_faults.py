@@ -14,7 +14,7 @@ from training import OFTEN, STEPS, Training
 from trainer import checkpoint, storage
 from trainer.errors import ExitCode
 
-OUTAGE_S = 60
+OUTAGE_S = 90  # longer than a request is tried, so that the run must notice
 
 
 @pytest.fixture
@@ -37,82 +37,40 @@ def train(between, tmp_path):
     return start
 
 
-def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_time(between, train, undisturbed, note):
-    between.fault = proxy.FLAKY
-    with train() as training:
-        assert training.ends(600) == 0, training.output()
-        assert training.state() == undisturbed(1)
-        assert training.events("worker_failed") == []
-        assert training.result()["status"] == "finished"
-    assert between.failed > 20
-    note(
-        "of all requests to the object store 30 % fail with 503, half of them after they were carried out; each takes "
-        "up to 2 s more",
-        "goes on; bitwise the undisturbed weights",
-        steps_lost=[0],
-        requests=between.requests,
-        requests_failed=between.failed,
-    )
-
-
-@pytest.mark.parametrize("fault", ["away", "hole"])
-def test_an_outage_of_60_seconds_costs_no_failure(fault, between, train, undisturbed, note):
-    with train(pace_s=1.5) as training:
+@pytest.mark.parametrize("who", ["worker", "all"])
+def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, undisturbed, note):
+    slow = proxy.Fault(bytes_per_s=200_000, of=lambda method, path: weights_of_a_checkpoint(path))
+    with train(pace_s=0.1) as training:
         training.trains(5)
         training.until(training.committed)
-        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
-        began, step = time.monotonic(), training.newest()[-1]["step"]
-        before = training.committed()[0]
-        training.until(lambda: time.monotonic() - began >= OUTAGE_S)
-        trained = training.newest()[-1]["step"] - step
-        assert trained > 20  # it went on training
-        assert training.committed()[0].step <= before.step + 2  # but for what was under way nothing got through
+        between.fault = slow
+        path = training.until(lambda: weights_under_way(between))
+        before = {each.name for each in training.committed()}
+        killed = time.time()
+        if who == "worker":
+            os.kill(training.pid(), signal.SIGKILL)
+        else:
+            training.kill_all()
+        while path in between.uploading:  # until the last byte it sent has arrived
+            time.sleep(0.01)
+        name = path.partition(f"/{checkpoint.FOLDER}/")[2]
+        assert name not in storage.files(storage.join(training.place, checkpoint.FOLDER))
+        assert {each.name for each in training.committed()} == before
         between.fault = proxy.HEALTHY
-        assert training.ends() == 0, training.output()
-        assert training.state() == undisturbed(1)
-        assert training.events("worker_failed") == []
-        assert len(training.events("training_started")) == 1
-        assert any("Training goes on" in event["message"] for event in training.events("warning"))
-        assert [event["event"] for event in training.events("storage_away", "storage_back")] == [
-            "storage_away",
-            "storage_back",
-        ]
+    again = train() if who == "all" else training
+    with again:
+        assert again.ends() == 0, again.output()
+        assert again.state() == undisturbed(1)
+    first = again.newest()[0]
     note(
-        {"away": "the object store answers 503 for 60 s", "hole": "the object store answers nothing for 60 s"}[fault],
-        f"goes on: {trained} steps meanwhile; bitwise the undisturbed weights",
-        steps_lost=[0],
-    )
-
-
-@pytest.mark.parametrize("fault", ["away", "hole"])
-def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
-    fault, between, train, undisturbed, note
-):
-    with train("--set", "checkpoint.max_outage_s=5", pace_s=3) as training:
-        training.trains(5)
-        training.until(training.committed)
-        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
-        began = time.monotonic()
-        assert training.ends() == ExitCode.STORAGE, training.output()
-        seconds = time.monotonic() - began
-        assert "No checkpoint could be saved for 5 s" in training.output()
-        assert "The record is kept in " in training.output()
-        assert "Traceback" not in training.output()
-    between.fault = proxy.HEALTHY
-    with train("--set", "checkpoint.max_outage_s=5") as training:
-        assert training.ends() == 0, training.output()
-        assert training.state() == undisturbed(1)
-        started = training.events("training_started")[-1]
-        assert started["step"] > 0
-        lost = training.steps_lost()
-    note(
-        {"away": "the object store answers 503, without end", "hole": "the object store answers nothing, without end"}[
-            fault
-        ]
-        + " (`checkpoint.max_outage_s` is 5)",
-        f"ends {seconds:.0f} s later and says so; the same command continues it, to bitwise the undisturbed weights",
-        steps_lost=lost,
-        exit_code=int(ExitCode.STORAGE),
+        "SIGKILL of "
+        + {"worker": "a worker", "all": "the driver and its whole Ray cluster"}[who]
+        + " while a checkpoint is uploaded",
+        "nothing of that checkpoint is visible; "
+        + ("goes on by itself" if who == "worker" else "the same command continues it")
+        + ", to bitwise the undisturbed weights",
+        steps_lost=again.steps_lost(),
+        seconds=[round(first["time"] - killed, 2)],
     )
 
 
@@ -154,40 +112,82 @@ def test_while_a_slow_upload_is_under_way_training_goes_on(between, train, undis
     )
 
 
-@pytest.mark.parametrize("who", ["worker", "all"])
-def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, undisturbed, note):
-    slow = proxy.Fault(bytes_per_s=200_000, of=lambda method, path: weights_of_a_checkpoint(path))
-    with train(pace_s=0.1) as training:
+def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_time(between, train, undisturbed, note):
+    between.fault = proxy.FLAKY
+    with train() as training:
+        assert training.ends(600) == 0, training.output()
+        assert training.state() == undisturbed(1)
+        assert training.events("worker_failed") == []
+        assert training.result()["status"] == "finished"
+    assert between.failed > 20
+    note(
+        "of all requests to the object store 30 % fail with 503, half of them after they were carried out; each takes "
+        "up to 2 s more",
+        "goes on; bitwise the undisturbed weights",
+        steps_lost=[0],
+        requests=between.requests,
+        requests_failed=between.failed,
+    )
+
+
+@pytest.mark.parametrize("fault", ["away", "hole"])
+def test_an_outage_of_90_seconds_costs_no_failure(fault, between, train, undisturbed, note):
+    with train(pace_s=2) as training:
         training.trains(5)
         training.until(training.committed)
-        between.fault = slow
-        path = training.until(lambda: weights_under_way(between))
-        before = {each.name for each in training.committed()}
-        killed = time.time()
-        if who == "worker":
-            os.kill(training.pid(), signal.SIGKILL)
-        else:
-            training.kill_all()
-        while path in between.uploading:  # until the last byte it sent has arrived
-            time.sleep(0.01)
-        name = path.partition(f"/{checkpoint.FOLDER}/")[2]
-        assert name not in storage.files(storage.join(training.place, checkpoint.FOLDER))
-        assert {each.name for each in training.committed()} == before
+        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
+        began, step = time.monotonic(), training.newest()[-1]["step"]
+        before = training.committed()[0]
+        training.until(lambda: time.monotonic() - began >= OUTAGE_S)
+        trained = training.newest()[-1]["step"] - step
+        assert trained > 20  # it went on training
+        assert training.committed()[0].step <= before.step + 2  # but for what was under way nothing got through
         between.fault = proxy.HEALTHY
-    again = train() if who == "all" else training
-    with again:
-        assert again.ends() == 0, again.output()
-        assert again.state() == undisturbed(1)
-    first = again.newest()[0]
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        assert training.events("worker_failed") == []
+        assert len(training.events("training_started")) == 1
+        assert any("Training goes on" in event["message"] for event in training.events("warning"))
+        assert [event["event"] for event in training.events("storage_away", "storage_back")] == [
+            "storage_away",
+            "storage_back",
+        ]
     note(
-        "SIGKILL of "
-        + {"worker": "a worker", "all": "the driver and its whole Ray cluster"}[who]
-        + " while a checkpoint is uploaded",
-        "nothing of that checkpoint is visible; "
-        + ("goes on by itself" if who == "worker" else "the same command continues it")
-        + ", to bitwise the undisturbed weights",
-        steps_lost=again.steps_lost(),
-        seconds=[round(first["time"] - killed, 2)],
+        {"away": "the object store answers 503 for 90 s", "hole": "the object store answers nothing for 90 s"}[fault],
+        f"goes on: {trained} steps meanwhile; bitwise the undisturbed weights",
+        steps_lost=[0],
+    )
+
+
+@pytest.mark.parametrize("fault", ["away", "hole"])
+def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
+    fault, between, train, undisturbed, note
+):
+    with train("--set", "checkpoint.max_outage_s=5", pace_s=3) as training:
+        training.trains(5)
+        training.until(training.committed)
+        between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
+        began = time.monotonic()
+        assert training.ends() == ExitCode.STORAGE, training.output()
+        seconds = time.monotonic() - began
+        assert "No checkpoint could be saved for 5 s" in training.output()
+        assert "The record is kept in " in training.output()
+        assert "Traceback" not in training.output()
+    between.fault = proxy.HEALTHY
+    with train("--set", "checkpoint.max_outage_s=5") as training:
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        started = training.events("training_started")[-1]
+        assert started["step"] > 0
+        lost = training.steps_lost()
+    note(
+        {"away": "the object store answers 503, without end", "hole": "the object store answers nothing, without end"}[
+            fault
+        ]
+        + " (`checkpoint.max_outage_s` is 5)",
+        f"ends {seconds:.0f} s later and says so; the same command continues it, to bitwise the undisturbed weights",
+        steps_lost=lost,
+        exit_code=int(ExitCode.STORAGE),
     )
 
 
