@@ -158,7 +158,7 @@ HELD_UP = {
 }
 
 
-@pytest.mark.parametrize("run", HELD_UP)
+@pytest.mark.parametrize("run", kube.long_but(HELD_UP, "wrong-image", "no-gpu"))
 def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deployed, store, run):
     values, arguments, expected, words, known_at = HELD_UP[run]
     kube.forget(store, run)
@@ -219,7 +219,7 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("run", FAILING)
+@pytest.mark.parametrize("run", kube.long_but(FAILING, "diverges"))
 def test_a_run_that_fails_ends_with_its_own_sentence_and_no_new_cluster_is_made_in_vain(wrong_keys, store, run):
     values, arguments, expected, words = FAILING[run]
     kube.forget(store, run)
