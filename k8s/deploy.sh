@@ -106,6 +106,7 @@ ready() {
     sleep 1
   done
   say "ready. Next:
+  .venv/bin/trainer submit --name tea --context $CONTEXT                          start a run and follow it (make setup first)
   kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                             start a run$([ "$ENV" = kind ] || echo " (of kind; yours is in the ConfigMap training-rayjob)")
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch                watch it
   kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist              its log

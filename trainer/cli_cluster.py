@@ -67,12 +67,14 @@ def submit(
     log_format: Format = LogFormat.AUTO,
 ) -> None:
     """Train on a Kubernetes cluster: make a RayJob, follow it, and end as it ends. Again: follow the same run."""
+    from trainer import rayjob
     from trainer import submit as submitting
 
     given = as_overrides(overrides, workers, gpu, cpus_per_worker)
     run = name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}"
+    rayjob.check_name(run)  # before the cluster is asked anything
     there = _cluster(context, namespace)
-    done = submitting.submit(there, run, cluster.value, recipe, file, given)
+    done = submitting.submit(there, run, cluster.value, recipe, file, given, _aside)
     if log_format is not LogFormat.JSON:
         begun = "submitted" if done.made else "is there already, with this config; following it"
         typer.echo(f"Run {run} in {there.namespace} of {there.context}: {begun}.")
@@ -163,6 +165,7 @@ def stop(run: Run, context: Context = None, namespace: Namespace = None) -> None
     """Stop a run on the cluster: its pods go, its record stays; submitted again, it continues."""
     from trainer import submit as submitting
 
+    _aside(f"Stopping {run}: its driver is told, and its pods are waited for.")
     submitting.stop(_cluster(context, namespace), run)
     typer.echo(f"Run {run} is stopped and its pods are gone; its record stays, and submitting it again continues it.")
 
@@ -206,7 +209,7 @@ def doctor(
     place, folder = storage.normalise(runs), data.expanduser().absolute() if data else None
     found = looking.on_nodes(place, folder) if nodes else checks.here("here", place, folder)
     if of_cluster:
-        found += looking.of_cluster(_cluster(context, namespace), lambda text: typer.echo(text, err=True))
+        found += looking.of_cluster(_cluster(context, namespace), _aside)
     code = looking.worst(found)
     if as_json:
         for each in found:
@@ -225,6 +228,10 @@ def _show_checks(found: list[Check]) -> None:
         fix = f" → {each.fix}" if each.fix else ""
         line = f"{each.state.value:7}  {each.where:{widths[0]}}  {each.what:{widths[1]}}  {each.found}{fix}"
         console.print(line, style=styles[each.state.value], markup=False)
+
+
+def _aside(text: str) -> None:
+    typer.echo(text, err=True)  # what is said while something takes its time is not the answer
 
 
 def _cluster(context: str | None, namespace: str | None) -> Cluster:

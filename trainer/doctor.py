@@ -18,7 +18,7 @@ from trainer.checks import Check, State, good
 from trainer.cluster import Cluster, Object
 from trainer.config import Config
 from trainer.errors import ExitCode, TrainerError
-from trainer.follow import Watch
+from trainer.follow import RESULT_COMES_S, Watch
 
 LOOK_S = 60.0  # for one node of a Ray cluster to answer
 READY_S = 300  # for the pods of the doctor's own Ray cluster
@@ -157,8 +157,13 @@ def _of_pods(cluster: Cluster, template: Object, say: Callable[[str], None]) -> 
     say(f"a Ray cluster with a pod of each group is made, as RayJob {job['metadata']['name']}")
     made = cluster.create(job)
     display = _Collected(say)
+    watch = Watch(cluster, made, Config(), display)
     try:
-        ended = Watch(cluster, made, Config(), display).until_end()
+        ended = watch.until_end()
+        until = time.monotonic() + RESULT_COMES_S
+        while ended.status != "held up" and watch.result is None and time.monotonic() < until:
+            time.sleep(1.0)  # a failed job is known before the end of its log is
+            watch.look()
     finally:
         submit.remove(cluster, made)
     yield from display.found

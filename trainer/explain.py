@@ -28,7 +28,8 @@ VALUES = "in the values of helm/training"
 class Sight:
     """What was to be seen of a run at one moment, `now` by the cluster's clock (seconds since 1970).
 
-    `pods` and `events` are those of the run alone; `nodes` is None where the user may not see them.
+    `pods` and `events` are those of the run alone; `nodes` is None where the user may not see them. Where the run uses
+    a standing cluster, `cluster` is that, and `others` are the runs that use it too.
     """
 
     job: Object
@@ -36,6 +37,7 @@ class Sight:
     events: list[Object] = field(default_factory=list)
     cluster: Object | None = None
     nodes: list[Object] | None = None
+    others: list[str] = field(default_factory=list)
     now: float = 0.0
 
 
@@ -51,8 +53,8 @@ class Trouble:
 
 def troubles(sight: Sight) -> list[Trouble]:
     """All that holds up a run, the worst first."""
-    found = [*_of_job(sight), *_of_events(sight)]
-    for pod in sight.pods:
+    found = [*_of_job(sight), *_of_events(sight), *_of_groups(sight)]
+    for pod in sorted(sight.pods, key=lambda each: _kind(each) != "head"):  # the others wait for the head
         found += [*_of_containers(pod), *_of_volumes(pod, sight.events), *_of_scheduling(pod, sight)]
     unique = {each.about: each for each in reversed(found)}
     return sorted(unique.values(), key=lambda each: each.hopeless_after_s or float("inf"))
@@ -106,19 +108,25 @@ def _of_events(sight: Sight) -> Iterator[Trouble]:
                 ExitCode.CLUSTER,
                 SETTLES_S / 2,
             )
-        elif "serviceaccount" in text and "not found" in text:
-            yield Trouble(
-                "service account",
-                f"service account: {about} cannot make a pod: {_short(text)}; run make charts again.",
-                ExitCode.CLUSTER,
-                SETTLES_S / 2,
-            )
         elif event.get("reason", "").startswith("InvalidRayJob") or "ValidationFailed" in event.get("reason", ""):
             yield Trouble(
                 "invalid",
                 f"KubeRay: its operator refuses {about}: {_short(text)}; correct it {VALUES}.",
                 ExitCode.CLUSTER,
                 SETTLES_S / 4,
+            )
+
+
+def _of_groups(sight: Sight) -> Iterator[Trouble]:
+    cluster = sight.cluster if sight.others else None
+    for group in cluster["spec"].get("workerGroupSpecs", []) if cluster else []:
+        name, most = group["groupName"], group["maxReplicas"] * group.get("numOfHosts", 1)
+        if sum(pod["metadata"].get("labels", {}).get("ray.io/group") == name for pod in sight.pods) >= most > 0:
+            yield Trouble(
+                f"group {name}",
+                f"workers: group {name} of the standing RayCluster is at its maximum of {most} pods, and "
+                f"{', '.join(sight.others)} may hold them; wait, or raise maxReplicas {VALUES}.",
+                ExitCode.RESOURCES,
             )
 
 
@@ -193,7 +201,9 @@ def _of_scheduling(pod: Object, sight: Sight) -> Iterator[Trouble]:
     if waits.get("status") != "False" or pod["status"].get("phase") != "Pending":
         return
     text, seconds = waits.get("message", ""), age(pod, sight.now)
-    coming = [each for each in sight.events if each.get("reason") in NODE_COMES and _object(each) == _object_of(pod)]
+    coming = [
+        each for each in sight.events if each.get("reason") in NODE_COMES and _object(each) == f"Pod {_name(pod)}"
+    ]
     who = f"{_kind(pod)} pod {_name(pod)}"
     if coming:
         yield Trouble(
@@ -278,10 +288,6 @@ def _kind(pod: Object) -> str:
 
 def _name(pod: Object) -> str:
     return str(pod["metadata"]["name"])
-
-
-def _object_of(pod: Object) -> str:
-    return f"Pod {_name(pod)}"
 
 
 def _object(event: Object) -> str:

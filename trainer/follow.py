@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from contextlib import suppress
 from typing import Any
 
 from trainer import explain, outcome, rayjob
 from trainer.cluster import Cluster, Object
 from trainer.config import Config
+from trainer.driver_log import Log
 from trainer.errors import ClusterError, ExitCode, LostConnectionError
 from trainer.explain import Sight
 from trainer.outcome import Outcome
@@ -24,50 +23,6 @@ LOOK_EVERY_S = 2.0
 ANNOTATE_EVERY_S = 5.0
 LOST_FOR_GOOD_S = 900.0
 RESULT_COMES_S = 20.0  # from the RayJob's success to the result in the log of its submitter
-SUBMITTER = "ray-job-submitter"
-
-
-class Log:
-    """The driver's output, as the submitter pods of a run print it: every line once, however often it is printed."""
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._read_until: dict[str, float] = {}
-        self.last_lines: deque[str] = deque(maxlen=50)
-        self.result: dict[str, Any] | None = None
-
-    def read(self, cluster: Cluster, pods: list[Object]) -> list[dict[str, Any] | str]:
-        """What is new: events and points as dictionaries, all else as text."""
-        new: list[dict[str, Any] | str] = []
-        for pod in sorted(pods, key=lambda each: str(each["metadata"]["creationTimestamp"])):
-            name, began = pod["metadata"]["name"], cluster.now
-            until = self._read_until.get(name)
-            since = None if until is None else int(began - until) + 5
-            for line in cluster.log(name, SUBMITTER, since).splitlines():
-                new += self._new(line)
-            self._read_until[name] = began
-        return new
-
-    def _new(self, line: str) -> list[dict[str, Any] | str]:
-        _, _, text = line.partition(" ")
-        with suppress(ValueError):
-            parsed = json.loads(text) if text.startswith('{"') else None
-            if isinstance(parsed, dict) and "event" in parsed:
-                return self._event(parsed, text)
-        if hash(line) in self._seen:
-            return []
-        self._seen.add(hash(line))
-        self.last_lines.append(text)
-        return [text]
-
-    def _event(self, event: dict[str, Any], text: str) -> list[dict[str, Any] | str]:
-        # its own time is in it: a submitter that starts again prints the whole log again, at other times
-        if hash(text) in self._seen:
-            return []
-        self._seen.add(hash(text))
-        if event["event"] == "result":
-            self.result = {key: value for key, value in event.items() if key != "event"}
-        return [event]
 
 
 class Watch:
@@ -81,7 +36,7 @@ class Watch:
         self._log, self._pace = Log(), Pace(config)
         self._said: dict[str, str] = {}  # by subject, so that only what changed is said
         self._since: dict[str, float] = {}  # troubles, and when they were seen first
-        self._state, self._head, self._began = "", "", False
+        self._head, self._began = "", False
         self._annotated_at = 0.0
         self._succeeded_at: float | None = None
 
@@ -112,7 +67,7 @@ class Watch:
         job = self._cluster.job(self._name)
         self._said.pop("connection", None)
         if job is None or job["metadata"]["uid"] != self._uid:
-            return outcome.stopped(self._job)
+            return outcome.of(self._job, self._log.result) or outcome.stopped(self._job)
         self._job = job
         pods = self._pods()
         for line in self._log.read(self._cluster, [pod for pod in pods if _component(pod) == "submitter"]):
@@ -125,6 +80,11 @@ class Watch:
             return self._note(ended)
         self._say_state(pods)
         return None if ended else self._held_up(pods)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result that the driver printed, once it was seen."""
+        return self._log.result
 
     def _pods(self) -> list[Object]:
         cluster = (self._job.get("status") or {}).get("rayClusterName")
@@ -217,30 +177,33 @@ class Watch:
             self._say_once("state", words[state])
 
     def _held_up(self, pods: list[Object]) -> Outcome | None:
-        if self._began:  # what it lost it waits for: KubeRay and Ray see to that
-            return None
-        sight = Sight(
-            self._job, pods, self._events(pods), None, self._cluster.nodes() if self._waits(pods) else None,
-            self._cluster.now,
-        )  # fmt: skip
-        found = explain.troubles(sight)
-        now = time.monotonic()
+        """Say what has held up the run since the look before; what it lost once it trained, it waits for."""
+        found, now = explain.troubles(self._sight(pods)), time.monotonic()
         self._since = {each.about: self._since.get(each.about, now) for each in found}
         for each in found:
             lasted = now - self._since[each.about]
             if lasted >= LOOK_EVERY_S:  # what is gone at the next look was none
                 self._say_once(each.about, each.sentence)
-            if each.hopeless_after_s is not None and lasted >= each.hopeless_after_s:
+            if not self._began and each.hopeless_after_s is not None and lasted >= each.hopeless_after_s:
                 return self._given_up(each)
         return None
+
+    def _sight(self, pods: list[Object]) -> Sight:
+        cluster, now = self._cluster, self._cluster.now
+        if self._began:  # what the pods say is enough, and asks no more of the API server
+            return Sight(self._job, pods, now=now)
+        waits = any(pod["status"].get("phase") == "Pending" for pod in pods)
+        nodes = cluster.nodes() if waits else None
+        standing = self._job["spec"].get("clusterSelector", {}).get("ray.io/cluster")
+        if standing is None or (self._job.get("status") or {}).get("jobStatus") != "RUNNING":
+            return Sight(self._job, pods, self._events(pods), nodes=nodes, now=now)
+        mine = cluster.ray_cluster(standing)
+        return Sight(self._job, pods, self._events(pods), mine, nodes, others(cluster.jobs(), self._job), now)
 
     def _given_up(self, trouble: explain.Trouble) -> Outcome:
         return Outcome(
             "held up", trouble.code, f"{trouble.sentence} The RayJob stays: `trainer stop {self._name}` ends it."
         )
-
-    def _waits(self, pods: list[Object]) -> bool:
-        return any(pod["status"].get("phase") == "Pending" for pod in pods)
 
     def _events(self, pods: list[Object]) -> list[Object]:
         cluster = (self._job.get("status") or {}).get("rayClusterName")
@@ -259,6 +222,17 @@ class Watch:
 
     def _say(self, message: str) -> None:
         self._display.event({"time": round(time.time(), 3), "event": "cluster", "message": message})
+
+
+def others(jobs: list[Object], mine: Object) -> list[str]:
+    """Names of the runs whose drivers are running on the same standing cluster."""
+    return [
+        each["metadata"]["name"]
+        for each in jobs
+        if each["spec"].get("clusterSelector") == mine["spec"]["clusterSelector"]
+        and each["metadata"]["name"] != mine["metadata"]["name"]
+        and (each.get("status") or {}).get("jobStatus") == "RUNNING"
+    ]
 
 
 def progress_notes(pace: Pace, config: Config) -> dict[str, str]:

@@ -59,11 +59,11 @@ def of(job: Object, result: dict[str, Any] | None = None, log: str = "") -> Outc
     """
     meta, status = job["metadata"], job.get("status") or {}
     name, known = meta["name"], noted(job)
-    if "deletionTimestamp" in meta:
-        return stopped(job)
     if status.get("jobStatus") == "SUCCEEDED":
         over = status.get("jobDeploymentStatus") == "Complete"
         return _finished(name, result or known) if over or result else None
+    if "deletionTimestamp" in meta:
+        return stopped(job)
     if status.get("jobStatus") == "STOPPED":
         return Outcome(
             "stopped", ExitCode.INTERRUPTED, f"Run {name} was stopped through Ray; its record so far is kept."

@@ -8,16 +8,20 @@ from typing import Any
 import ray.train
 
 ASK_EVERY_S = 1.0
-LAST_SAVE_S = 10.0  # before the node goes: what is trained until then is not lost
+SAVE_EVERY_S = 2.0  # as long as a notice holds: the node goes at its deadline or before, by whichever clock
 
 
 class Notice:
-    """Calls for a save at once, and for one just before the node goes."""
+    """Calls for a save at once, and for one every SAVE_EVERY_S until the node is gone."""
 
     def __init__(self) -> None:
         self._asked = time.monotonic()
-        self._deadline_ms: int | None = None
-        self._last_save_at: float | None = None
+        self._known: Any = None  # what Ray said last, or None
+
+    @property
+    def holds(self) -> bool:
+        """Whether a node is about to be taken away, as far as was asked."""
+        return self._known is not None
 
     def may_be_asked(self) -> bool:
         """Whether it is time to ask; asking is a barrier of some milliseconds."""
@@ -26,20 +30,7 @@ class Notice:
     def is_new(self) -> bool:
         """Ask whether there is a notice that was not seen before: the same answer on all ranks, which must all ask."""
         self._asked = time.monotonic()
-        info: Any = ray.train.get_preemption_info()
-        if info is None:
-            self._deadline_ms = self._last_save_at = None
+        before, self._known = self._known, ray.train.get_preemption_info()
+        if self._known is None:
             return False
-        if self._last_save_at is not None and info.deadline_ms == self._deadline_ms:
-            return False
-        self._deadline_ms = info.deadline_ms
-        left = info.deadline_ms / 1000 - time.time() if info.deadline_ms is not None else 0.0
-        self._last_save_at = time.monotonic() + max(0.0, left - LAST_SAVE_S)
-        return True
-
-    def last_save_is_due(self) -> bool:
-        """Whether it is time for the save just before the node goes; true once. Clocks differ: one rank decides."""
-        if self._last_save_at is None or time.monotonic() < self._last_save_at:
-            return False
-        self._last_save_at = float("inf")
-        return True
+        return before is None or self._known.deadline_ms != before.deadline_ms

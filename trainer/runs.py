@@ -8,8 +8,9 @@ from typing import Any
 
 from trainer import outcome, rayjob, storage, submit
 from trainer.cluster import Cluster, Object
+from trainer.driver_log import SUBMITTER
 from trainer.errors import LostConnectionError
-from trainer.follow import LOOK_EVERY_S, SUBMITTER, Watch
+from trainer.follow import LOOK_EVERY_S, Watch
 from trainer.record import at
 
 PROGRESS = ("epoch", "step", "loss", "accuracy", "samples-per-second", "eta")

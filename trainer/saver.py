@@ -16,7 +16,7 @@ from trainer import __version__, checkpoint, fetch, lease, rollback
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
 from trainer.errors import CheckpointError, OutageError, StorageError, in_a_line
-from trainer.preemption import Notice
+from trainer.preemption import SAVE_EVERY_S, Notice
 from trainer.state import State, capture, from_files, restore, to_files
 
 RETRY_EVERY_S = 2.0
@@ -29,9 +29,9 @@ class Saver:
     is why nothing can be saved at the moment, or None.
     """
 
-    def __init__(self, run: str, fence: int, facts: Mapping[str, Any], every_s: float, keep: int, max_outage_s: float):
+    def __init__(self, run: str, fence: int, facts: Mapping[str, Any], keep: int, max_outage_s: float):
         self._run, self._fence, self._facts = run, fence, facts
-        self._every_s, self._keep, self._max_outage_s = every_s, keep, max_outage_s
+        self._keep, self._max_outage_s = keep, max_outage_s
         self.outage: str | None = None
         self._given = time.monotonic()
         self._waiting: tuple[int, int, State] | None = None
@@ -43,9 +43,9 @@ class Saver:
         self._thread = threading.Thread(target=self._commit_all, name="save-checkpoints", daemon=True)
         self._thread.start()
 
-    def is_due(self) -> bool:
-        """Whether it is time to save again."""
-        return time.monotonic() - self._given >= self._every_s
+    def is_due(self, every_s: float) -> bool:
+        """Whether it is time to save again, if that is to be every so many seconds."""
+        return time.monotonic() - self._given >= every_s
 
     def save(self, step: int, epoch: int, state: State) -> None:
         """Take a state, made after `step` steps, in place of one that still waits.
@@ -189,7 +189,6 @@ class Checkpoints:
                     "steps_per_epoch": config.steps_per_epoch,
                     "versions": {"trainer": __version__, "torch": torch.__version__},
                 },
-                checkpoints.every_s,
                 checkpoints.keep,
                 checkpoints.max_outage_s,
             )
@@ -241,7 +240,8 @@ class Checkpoints:
         """Whether it is time to save; rank 0 knows."""
         if self._saver is None:
             return False
-        return self._saver.is_due() or (self._notice is not None and self._notice.last_save_is_due())
+        leaving = self._notice is not None and self._notice.holds
+        return self._saver.is_due(SAVE_EVERY_S if leaving else self._config.checkpoint.every_s)
 
     def may_be_called_for(self) -> bool:
         """Whether it is time to ask if a node is about to be taken away; rank 0 knows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from trainer.errors import ClusterError, ConfigError, ConflictError, Interrupted
 
 GONE_S = 180.0  # a head that does not heed SIGTERM takes 30 s, workers that drain 90
 TRIES = 20
+READ_BY_ALL_S = 3.0  # whoever follows the run looks every two seconds, and is to read who stopped it
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,18 @@ class Submitted:
 
 
 def submit(
-    cluster: Cluster, name: str, kind: str, recipe: str | None, file: Path | None, overrides: Sequence[str]
+    cluster: Cluster,
+    name: str,
+    kind: str,
+    recipe: str | None,
+    file: Path | None,
+    overrides: Sequence[str],
+    say: Callable[[str], None],
 ) -> Submitted:
     """Make the RayJob of a run on its ``own`` Ray cluster or the ``standing`` one, or find the one there is.
 
     A run of this name and config that goes on, or has finished, is joined; one that failed or was stopped begins
-    again and continues from its checkpoints.
+    again and continues from its checkpoints. `say` hears what takes its time.
 
     Raises:
         TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was made.
@@ -51,6 +58,9 @@ def submit(
             return Submitted(there, config, made=False)
         if there is not None:
             rayjob.check_same(there, config, cluster.namespace)
+            say(
+                f"Run {name} did not get to its end before; its RayJob is removed first, and it continues from storage."
+            )
             remove(cluster, there)
         try:
             return Submitted(cluster.create(wanted), config, made=True)
@@ -101,6 +111,7 @@ def stop(cluster: Cluster, name: str) -> None:
     """
     job = find(cluster, name)
     cluster.annotate(name, {rayjob.STOPPED_BY: rayjob.me()})
+    time.sleep(READ_BY_ALL_S)
     remove(cluster, job)
 
 

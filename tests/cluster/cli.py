@@ -66,8 +66,9 @@ class Command:
 
     def _read(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append((time.time(), line.rstrip("\n")))
+        with self.process.stdout as printed:
+            for line in printed:
+                self.lines.append((time.time(), line.rstrip("\n")))
 
 
 def start(*arguments: str, kubeconfig: Path | None = None, log_format: str | None = "plain") -> Command:
@@ -109,6 +110,8 @@ def helm(*arguments: str) -> None:
 def remove(run: str) -> None:
     """Take a run's RayJob away, and wait until its cluster is gone: the next one needs the cores."""
     kubectl("delete", "rayjob", run, "--ignore-not-found")
+    if left := pods_of(run):  # how they end by themselves is not what is tested here
+        kubectl("delete", "pod", *left, "--ignore-not-found", "--grace-period=0", "--force")
     kube.wait_for(f"the pods of {run} are gone", lambda: not pods_of(run), 180)
 
 

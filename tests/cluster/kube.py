@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,11 @@ RAY_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080, "
 RAY_PORTS |= {"autoscaler metrics": 44217, "dashboard metrics": 44227}
 
 Found = TypeVar("Found")
+
+
+def long_but(names: Iterable[str], *kept: str) -> list[Any]:
+    """Parameters of a test that takes a minute for each: all but those kept are left out where time is short."""
+    return [pytest.param(each, marks=() if each in kept else pytest.mark.long) for each in names]
 
 
 def make(*arguments: str, yes: str = "1", code: int = 0, seconds: float = 1800) -> str:

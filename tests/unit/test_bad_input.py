@@ -17,6 +17,7 @@ def setting(text):
 
 # arguments, exit code, and what the sentence must say: the field, the value, the fix
 CASES = [
+    (["submit", "--name", "1st"], ExitCode.CONFIG, ["name: '1st'", "begins with a letter", "r-1st"]),
     ([*TRAIN, "--storage", ""], ExitCode.STORAGE, ["storage:", "it is empty", "give a folder"]),
     (setting("epoch=3"), ExitCode.CONFIG, ["epoch:", "no such setting", "did you mean epochs"]),
     (setting("lr=0.1"), ExitCode.CONFIG, ["lr:", "did you mean optimizer.lr"]),

@@ -250,6 +250,22 @@ CASES = {
 }
 
 
+def standing(others):
+    groups = [{"groupName": "cpu", "maxReplicas": 1}]
+    cluster = {"metadata": {"name": "training"}, "spec": {"workerGroupSpecs": groups}}
+    worker = pod("worker", "cpu", phase="Running", containers=[container("worker", running={})])
+    return Sight(RUNNING, [worker], [], cluster, None, others, NOW)
+
+
+def test_a_standing_group_at_its_maximum_is_said_while_other_runs_use_it():
+    trouble = only(standing(["first"]))
+    assert (
+        "group cpu of the standing RayCluster is at its maximum of 1 pods, and first may hold them" in trouble.sentence
+    )
+    assert trouble.hopeless_after_s is None
+    assert troubles(standing([])) == []
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_trouble_is_said_with_object_value_and_remedy(case):
     sight, code, parts = CASES[case]
@@ -297,3 +313,9 @@ def test_old_events_count_no_more():
 def test_the_same_trouble_of_several_pods_is_said_once():
     pods = [pod(containers=[container(waiting={"reason": "ErrImageNeverPull", "message": NEVER})]) for _ in range(3)]
     assert len(troubles(Sight(RUNNING, pods, now=NOW))) == 1
+
+
+def test_of_a_trouble_that_several_pods_have_the_head_s_is_said():
+    stuck = {"reason": "ErrImageNeverPull", "message": NEVER}
+    pods = [pod(kind, containers=[container(kind, waiting=stuck)]) for kind in ("worker", "head")]
+    assert "for head pod r1-x-head" in only(Sight(RUNNING, pods, now=NOW)).sentence

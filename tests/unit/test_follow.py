@@ -2,7 +2,7 @@
 
 import json
 
-from trainer import follow, resolve
+from trainer import driver_log, follow, resolve
 from trainer.progress import Pace
 
 CONFIG = resolve.load("fast")
@@ -13,7 +13,7 @@ POINT = {
     "epoch": 2,
     "step": 100,
     "train_loss": 0.51234,
-    "samples": 1000,
+    "samples": 76_800,
     "seconds": 10.0,
     "samples_per_second": 6123.4,
 }
@@ -44,7 +44,7 @@ METRICS, STARTED = {"event": "metrics", **POINT}, {"time": 1000.0, "event": "tra
 def test_events_and_points_come_once_however_often_submitters_print_them():
     again = line(STARTED, "15:09:00") + line(METRICS, "15:09:00")
     pods = Pods({"a": line(STARTED) + line(METRICS), "b": again + line({**METRICS, "step": 101}, "15:09:02")})
-    log = follow.Log()
+    log = driver_log.Log()
     assert log.read(pods, [pod("a")]) == [STARTED, METRICS]
     assert log.read(pods, [pod("a")]) == []
     assert log.read(pods, [pod("a"), pod("b", "2026-11-24T15:08:00Z")]) == [{**METRICS, "step": 101}]
@@ -52,7 +52,7 @@ def test_events_and_points_come_once_however_often_submitters_print_them():
 
 def test_the_first_look_reads_all_and_later_ones_only_what_may_be_new():
     pods = Pods({"a": line(STARTED)})
-    log = follow.Log()
+    log = driver_log.Log()
     log.read(pods, [pod("a")])
     pods.now += 30
     log.read(pods, [pod("a")])
@@ -61,12 +61,12 @@ def test_the_first_look_reads_all_and_later_ones_only_what_may_be_new():
 
 def test_equal_lines_of_text_at_different_times_are_two():
     pods = Pods({"a": line("Error: x", "15:00:01") + line("Error: x", "15:00:02")})
-    assert follow.Log().read(pods, [pod("a")]) == ["Error: x", "Error: x"]
+    assert driver_log.Log().read(pods, [pod("a")]) == ["Error: x", "Error: x"]
 
 
 def test_the_result_and_the_last_words_are_kept():
     result = {"event": "result", "status": "finished", "exit_code": 0}
-    log = follow.Log()
+    log = driver_log.Log()
     log.read(Pods({"a": line(result) + line("Job 'r1' succeeded") + line('{"not": an event')}), [pod("a")])
     assert log.result == {"status": "finished", "exit_code": 0}
     assert list(log.last_lines) == ["Job 'r1' succeeded", '{"not": an event']

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from trainer import outcome
-from trainer.errors import ExitCode, StorageError
+from trainer.errors import ConflictError, ExitCode, OutageError, StorageError, in_a_line
+from trainer.lease import Lease
+from trainer.storage_errors import sentences
 
 RESULT = {"status": "finished", "exit_code": 0, "test_accuracy": 0.9, "test_loss": 0.3}
 # as Ray writes it and KubeRay keeps it
@@ -108,3 +110,24 @@ def test_a_run_whose_retries_were_called_off_keeps_its_failure():
     noted = {"status": "failed", "exit_code": 6, "error": "run r1: loss: nan."}
     ended = outcome.of(job({"trainer/result": json.dumps(noted)}, jobDeploymentStatus="Suspended"))
     assert (ended.code, ended.sentence) == (ExitCode.TRAINING, "run r1: loss: nan.")
+
+
+def test_a_run_that_had_succeeded_did_so_even_if_its_rayjob_is_being_removed():
+    ended = outcome.of(job(deleted=True, jobStatus="SUCCEEDED", jobDeploymentStatus="Complete"), RESULT)
+    assert ended.code == ExitCode.OK
+
+
+class ActorDiedError(Exception):
+    """Has the name of Ray's."""
+
+
+def test_what_may_pass_is_told_from_the_trainer_s_own_sentences(tmp_path):
+    claimed = Lease(str(tmp_path), lost=lambda: None)
+    with pytest.raises(ConflictError) as taken, claimed:
+        Lease(str(tmp_path), lost=lambda: None)
+    with pytest.raises(OutageError) as away, sentences("s3://runs", "read"):
+        raise OSError("Connection refused")
+    for sentence in (in_a_line(ActorDiedError("x")), str(taken.value), str(away.value)):
+        message = FAILED.format(code=6, sentence=sentence)
+        ended = outcome.of(job(jobStatus="FAILED", jobDeploymentStatus="Retrying", message=message))
+        assert ended.may_pass, sentence

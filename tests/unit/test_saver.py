@@ -75,7 +75,7 @@ def state(value=0.0):
 
 
 def test_what_is_given_is_committed_with_its_facts(run):
-    saves = Saver(run, 1, {"seed": 4}, every_s=30, keep=3, max_outage_s=1)
+    saves = Saver(run, 1, {"seed": 4}, keep=3, max_outage_s=1)
     saves.save(7, 2, state(1.0))
     saves.finish()
     found, files, manifest = checkpoint.newest_valid(run, None)
@@ -93,7 +93,7 @@ def test_while_one_is_being_saved_the_newest_waits_and_those_between_are_left_ou
         real(*arguments)
 
     monkeypatch.setattr(checkpoint, "commit", slow)
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=1)
     saves.save(1, 1, state())
     assert began.wait(10)
     for step in (2, 3, 4):
@@ -115,7 +115,7 @@ def test_an_outage_shorter_than_allowed_costs_nothing(run, monkeypatch):
         real(uri, content)
 
     monkeypatch.setattr(storage, "write", failing)
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=30)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
     saves.save(1, 1, state())
     saves.finish()
     assert [each.step for each in checkpoint.look(run).committed] == [1]
@@ -128,7 +128,7 @@ def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_e
         raise OutageError("storage: away.")
 
     monkeypatch.setattr(checkpoint, "commit", lambda *_: failing("", b""))
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=0.05)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=0.05)
     saves.save(1, 1, state())
     with pytest.raises(OutageError, match=r"storage: away. No checkpoint could be saved for 0 s"):
         saves.finish()
@@ -138,12 +138,12 @@ def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_e
 
 def test_a_step_that_is_saved_already_is_not_saved_again_but_a_damaged_one_is(run):
     for expected in (["step-00000007-0001"], ["step-00000007-0001"]):
-        saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+        saves = Saver(run, 1, {}, keep=3, max_outage_s=1)
         saves.save(7, 2, state())
         saves.finish()
         assert [each.name for each in checkpoint.look(run).committed] == expected
     checkpoint.mark(run, checkpoint.Checkpoint(7, 1), "for the test")
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=1)
     saves.save(7, 2, state(1.0))
     saves.finish()
     found, *_ = checkpoint.newest_valid(run, None)
@@ -155,7 +155,7 @@ def test_an_error_that_nobody_foresaw_ends_the_run_and_does_not_hold_it_up(run, 
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(checkpoint, "commit", broken)
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=600)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=600)
     saves.save(1, 1, state())
     with pytest.raises(CheckpointError, match="A checkpoint could not be saved: RuntimeError: out of luck"):
         saves.finish()
@@ -169,7 +169,7 @@ def test_a_refusal_is_not_tried_again(run, monkeypatch):
         raise StorageError("storage: refused.")
 
     monkeypatch.setattr(checkpoint, "commit", refused)
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=600)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=600)
     saves.save(1, 1, state())
     with pytest.raises(StorageError, match="refused"):
         saves.finish()
@@ -178,7 +178,7 @@ def test_a_refusal_is_not_tried_again(run, monkeypatch):
 
 def test_a_process_whose_run_was_taken_over_commits_nothing(run):
     storage.write(lease._object(run, 2, "json"), b"{}")
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=1)
     saves.save(1, 1, state())
     with pytest.raises(CheckpointError, match="Another process has taken over"):
         saves.finish()
@@ -188,16 +188,17 @@ def test_a_process_whose_run_was_taken_over_commits_nothing(run):
 def test_it_is_due_when_the_time_is_over_and_not_before(run, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=1)
-    assert not saves.is_due()
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=1)
+    assert not saves.is_due(30)
     now[0] += 30
-    assert saves.is_due()
+    assert saves.is_due(30)
+    assert not saves.is_due(31)
     monkeypatch.setattr(saver.time, "monotonic", time.perf_counter)
     saves.finish()
 
 
 def test_the_best_is_kept_besides_the_newest_and_across_processes(run):
-    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=1, max_outage_s=1)
     for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7)):
         saves.save(step, 1, state())
         saves.score(step, accuracy)
@@ -206,7 +207,7 @@ def test_the_best_is_kept_besides_the_newest_and_across_processes(run):
     saves.finish()
     assert [each.step for each in checkpoint.look(run).committed] == [3, 2]
     assert checkpoint.best(run) == checkpoint.Best(2, 0.9)
-    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=1, max_outage_s=1)
     saves.save(4, 2, state())
     saves.score(4, 0.8)
     saves.finish()
@@ -214,7 +215,7 @@ def test_the_best_is_kept_besides_the_newest_and_across_processes(run):
 
 
 def test_a_state_that_was_never_saved_is_not_the_best(run):
-    saves = Saver(run, 1, {}, every_s=30, keep=1, max_outage_s=1)
+    saves = Saver(run, 1, {}, keep=1, max_outage_s=1)
     saves.save(1, 1, state())
     saves.score(2, 0.99)
     saves.finish()
@@ -233,7 +234,7 @@ def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(ru
         real(*arguments)
 
     monkeypatch.setattr(checkpoint, "commit", commit)
-    saves = Saver(run, 1, {}, every_s=30, keep=3, max_outage_s=30)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
     saves.save(1, 1, state())
     assert tried.wait(10)
     saves.save(2, 1, state())
