@@ -20,14 +20,15 @@ class Fault:
     """What happens to requests instead of being answered as they should be.
 
     `status` answers them, half of them unread and half after the store has done as they said; None lets them through.
-    `hole` never answers. `bytes_per_s` is how fast what is sent gets through. `of` chooses the requests by method and
-    path.
+    `hole` never answers. `cut` breaks uploads off, those too that are under way. `bytes_per_s` is how fast what is sent
+    gets through. `of` chooses the requests by method and path.
     """
 
     status: int | None = None
     share: float = 1.0
     latency_s: float = 0.0  # at most, evenly distributed
     hole: bool = False
+    cut: bool = False
     bytes_per_s: float | None = None
     of: Callable[[str, str], bool] = lambda method, path: True
 
@@ -37,6 +38,7 @@ FLAKY = Fault(status=503, share=0.3, latency_s=2.0)
 AWAY = Fault(status=503)
 FORBIDDEN = Fault(status=403)
 HOLE = Fault(hole=True)
+CUT = Fault(cut=True)
 
 
 @dataclass
@@ -125,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             yield chunk
             if bytes_per_s:
                 self.proxy.over.wait(len(chunk) / bytes_per_s)
+            if self.proxy.fault.cut:
+                raise ConnectionError("cut off")
 
     def _forward(self, bytes_per_s: float | None) -> tuple[int, str, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.store, timeout=60)
