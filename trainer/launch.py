@@ -149,6 +149,8 @@ def ray_cluster() -> Iterator[None]:
     """
     if is_own_cluster():
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
+    # Ray's page about each process that died would stand between our lines, which say it in one
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     import ray  # takes a second: not before all that can be checked is
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -274,12 +276,8 @@ def _trainer_class(workers: int) -> Any:
 def _train(settings: dict[str, Any]) -> dict[str, Any]:
     from trainer import loop, shortage  # in the worker: the driver has no use for PyTorch
 
-    try:
+    with shortage.told():
         return loop.train(settings)
-    except Exception as error:
-        if short := shortage.sentence(error):
-            raise ResourceError(short) from error
-        raise
 
 
 def _interrupt() -> None:

@@ -7,10 +7,29 @@ its death is told from the outside (`errors.in_a_line`) and is tried again: othe
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from trainer.errors import ResourceError
+
 SHARED_MEMORY = ("/dev/shm", "shared memory")  # noqa: S108 # a word in a message, no file
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that say so are raised in a sentence for people.
+
+    Raises:
+        ResourceError: the worker has run out of something.
+    """
+    try:
+        yield
+    except Exception as error:
+        if short := sentence(error):
+            raise ResourceError(short) from error
+        raise
 
 
 def sentence(error: BaseException) -> str | None:

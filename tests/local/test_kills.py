@@ -28,6 +28,8 @@ def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_state(w
     assert run.state() == undisturbed(workers)
     starts = run.events("training_started")
     assert len(starts) == 5
+    assert run.output().count("its process or node is gone") >= 4
+    assert "(raylet)" not in run.output()  # Ray's page about it
     assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
 
 

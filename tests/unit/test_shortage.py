@@ -3,7 +3,8 @@ import errno
 import pytest
 import torch
 
-from trainer.shortage import sentence
+from trainer.errors import ResourceError
+from trainer.shortage import sentence, told
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,10 @@ def test_a_real_allocation_that_is_too_large_is_told_as_lack_of_memory():
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.ENOENT, "none"), RuntimeError("shared memory")])
 def test_another_error_is_left_as_it_is(error):
     assert sentence(error) is None
+
+
+def test_it_ends_the_run_with_that_sentence_and_any_other_error_as_it_is():
+    with pytest.raises(ResourceError, match="memory: a worker cannot have more"), told():
+        raise MemoryError
+    with pytest.raises(ValueError, match="a bug"), told():
+        raise ValueError("a bug")
