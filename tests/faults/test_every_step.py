@@ -12,15 +12,13 @@ RUNS = 6  # of each number of workers: one run with a kill every so many steps, 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_killed_before_every_sixth_step_changes_nothing(workers, first, tmp_path, undisturbed, note):
     steps = range(first, STEPS, RUNS)
-    ranks = [step // RUNS % workers for step in steps]
-    plan = [{"do": "kill", "step": step, "rank": rank} for step, rank in zip(steps, ranks, strict=True)]
+    plan = [{"do": "kill", "step": step, "rank": step // RUNS % workers} for step in steps]
     with Training(tmp_path, *OFTEN, "--workers", str(workers), plan=plan) as training:
         assert training.ends(600) == 0, training.output()
     assert len(list(training.marks.iterdir())) == len(plan)  # each was killed
     assert training.state() == undisturbed(workers)
     assert len(training.groups()) == len(plan) + 1
-    failed = [event["rank"] for event in training.events("worker_failed")]
-    assert all(failed.count(rank) >= ranks.count(rank) for rank in range(workers))
+    assert len(training.events("worker_failed")) >= len(plan)
     assert training.result()["status"] == "finished"
     lost, seconds = training.steps_lost(), training.seconds_lost()
     assert len(lost) == len(plan)

@@ -51,6 +51,7 @@ def test_an_owner_that_froze_is_replaced_and_does_no_harm_when_it_wakes_up(froze
             seen = set()
             while zombie.process.poll() is None:
                 seen |= set(heir.committed())
+                time.sleep(0.05)
             assert zombie.ends() == ExitCode.CONFLICT, zombie.output()
             assert f"process {heir.process.pid} on " in zombie.output()
             assert "has taken over" in zombie.output()

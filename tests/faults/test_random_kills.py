@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 from training import OFTEN, Training
@@ -20,17 +21,18 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(workers,
     luck = random.Random(seed := random.randrange(10**6))
     print(f"seed {seed}")
     options = ["--workers", str(workers), "--set", f"epochs={EPOCHS[kills]}"]
-    training, of_drivers, killed_at = Training(tmp_path, *OFTEN, *options, pace_s=0.1), 0, 0.0
-    for _ in range(kills):
-        wait_for_a_moment(training, killed_at, luck.uniform(0.0, 2.0))
-        killed_at = time.time()
-        if luck.random() < SHARE_OF_DRIVERS:
-            training.kill_all()
-            training = Training(tmp_path, *OFTEN, *options, pace_s=0.1)
-            of_drivers += 1
-        else:
-            os.kill(training.pid(rank=luck.randrange(workers)), signal.SIGKILL)
-    with training:
+    of_drivers, killed_at = 0, 0.0
+    with ExitStack() as started:
+        training = started.enter_context(Training(tmp_path, *OFTEN, *options, pace_s=0.1))
+        for _ in range(kills):
+            wait_for_a_moment(training, killed_at, luck.uniform(0.0, 2.0))
+            killed_at = time.time()
+            if luck.random() < SHARE_OF_DRIVERS:
+                training.kill_all()
+                training = started.enter_context(Training(tmp_path, *OFTEN, *options, pace_s=0.1))
+                of_drivers += 1
+            else:
+                os.kill(training.pid(rank=luck.randrange(workers)), signal.SIGKILL)
         assert training.ends(600) == 0, training.output()
     assert training.state() == undisturbed(workers, *options[2:])
     assert training.result()["status"] == "finished"

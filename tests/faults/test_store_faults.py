@@ -133,7 +133,7 @@ def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_
 
 @pytest.mark.parametrize("fault", ["away", "hole"])
 def test_an_outage_of_90_seconds_costs_no_failure(fault, between, train, undisturbed, note):
-    with train(pace_s=2) as training:
+    with train(pace_s={"away": 2, "hole": 4}[fault]) as training:  # a request in the hole is given up after 60 s
         training.trains(5)
         training.until(training.committed)
         between.fault = {"away": proxy.AWAY, "hole": proxy.HOLE}[fault]
@@ -141,7 +141,7 @@ def test_an_outage_of_90_seconds_costs_no_failure(fault, between, train, undistu
         before = training.committed()[0]
         training.until(lambda: time.monotonic() - began >= OUTAGE_S)
         trained = training.newest()[-1]["step"] - step
-        assert trained > 20  # it went on training
+        assert trained > 10  # it went on training
         assert training.committed()[0].step <= before.step + 2  # but for what was under way nothing got through
         between.fault = proxy.HEALTHY
         assert training.ends() == 0, training.output()

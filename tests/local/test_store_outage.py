@@ -33,11 +33,11 @@ def train(between, tmp_path, data_folder):
 
 def test_a_store_that_fails_three_requests_in_ten_and_then_all_for_a_while_costs_no_failure(between, train):
     between.fault = proxy.Fault(status=503, share=0.3)
-    with train(pace_s=0.1) as training:
+    with train(pace_s=0.2) as training:
         training.until(training.committed)
         between.fault = proxy.AWAY
         step, failed = training.newest()[-1]["step"], between.failed
-        training.trains(step + 20)  # it goes on
+        training.trains(step + 10)  # it goes on
         assert between.failed > failed
         between.fault = proxy.HEALTHY
         assert training.ends() == 0, training.output()
