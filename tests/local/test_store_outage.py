@@ -26,7 +26,8 @@ def between(monkeypatch):
 def train(between, tmp_path, data_folder):
     def start(**faults):
         through = {"AWS_ENDPOINT_URL": between.endpoint}
-        return Training(tmp_path, *OFTEN, storage=f"s3://{BUCKET}/team", environment=through, **faults)
+        # a place of its own: the servers of one process have their buckets in common
+        return Training(tmp_path, *OFTEN, storage=f"s3://{BUCKET}/{tmp_path.name}", environment=through, **faults)
 
     return start
 
