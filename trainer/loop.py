@@ -145,6 +145,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             last["confusion"] = scores.confusion.tolist()
             last["mistakes"] = evaluate.worst_mistakes(test_share, test_positions, log_probabilities)
             checkpoints.finish()
+            last["outage"] = None  # if there was one: all is saved now
             if rank == 0:
                 save_weights(network, storage.join(settings["run"], WEIGHTS))
         _report({**last, "evaluation_seconds": time.perf_counter() - evaluation_began, "time": time.time()})
