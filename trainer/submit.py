@@ -117,7 +117,9 @@ def stop(cluster: Cluster, name: str) -> None:
 
 def remove(cluster: Cluster, job: Object) -> None:
     """Delete a RayJob and wait until it and its pods are gone."""
-    name = job["metadata"]["name"]
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    now = cluster.job(name)
+    job = now if now is not None and now["metadata"]["uid"] == uid else job  # it may have a Ray cluster by now
     cluster.delete(job)
     until = time.monotonic() + GONE_S
     while time.monotonic() < until:
