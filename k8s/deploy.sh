@@ -50,6 +50,7 @@ cluster() {
 platform() {
   # The stack first: it brings the monitors' definitions.
   chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" $PROMETHEUS_STACK_REPO $PROMETHEUS_STACK_VERSION
+  monitors # before Prometheus reads its first configuration: it takes up to three minutes to read another
   chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" $KUBERAY_OPERATOR_REPO $KUBERAY_OPERATOR_VERSION
   if [ "$ENV" = eks ] || [ "$ENV" = aks ]; then
     chart gpu-operator gpu-operator gpu-operator "" $GPU_OPERATOR_REPO $GPU_OPERATOR_VERSION
@@ -81,9 +82,13 @@ charts() {
   [ "$ENV" != kind ] || object_store
   say "chart helm/training with $values"
   release training helm/training --namespace $NAMESPACE --values "$values"
-  say "chart helm/monitoring"
+  monitors
+}
+
+monitors() {
   local own=k8s/$ENV/monitoring.yaml
   [ -f "$own" ] || own=helm/monitoring/values.yaml
+  say "chart helm/monitoring"
   release monitoring helm/monitoring --namespace monitoring --values "$own"
 }
 
@@ -125,6 +130,17 @@ unready() {
   done
   kube -n monitoring get prometheuses.monitoring.coreos.com -o go-template='{{range .items}}{{$available := "no"}}{{range .status.conditions}}{{if and (eq .type "Available") (eq .status "True")}}{{$available = "yes"}}{{end}}{{end}}{{if eq $available "no"}}Prometheus {{.metadata.namespace}}/{{.metadata.name}}
 {{end}}{{end}}'
+  unread
+}
+
+# The monitors that a Prometheus of the platform does not know yet: what runs before that would not be in it.
+unread() {
+  local config monitor
+  # not everybody may ask, and not every API server reaches the pods: then there is no waiting for it
+  config=$(kube get --raw /api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/status/config 2> /dev/null) || return 0
+  for monitor in $(kube -n monitoring get podmonitors.monitoring.coreos.com -o name); do
+    [[ $config == *"podMonitor/monitoring/${monitor##*/}/"* ]] || echo "Prometheus to read its monitors (three minutes at most)"
+  done | sort -u
 }
 
 confirm() { # confirm QUESTION
@@ -154,8 +170,9 @@ uninstall() {
     helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
   done
   say "namespaces and definitions"
-  kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null # the Prometheus operator's
   kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
+  # the Prometheus operator's, which makes it again as long as it runs
+  kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null
   kube get crds -o name | grep -E '\.(ray\.io|monitoring\.coreos\.com)$' | xargs -r kubectl --context "$CONTEXT" delete > /dev/null
   say "nothing is left but the cluster itself; make kind-delete removes that"
 }

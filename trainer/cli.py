@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,14 +67,15 @@ def train(
     """Train a model, and leave a record and a report of it."""
     from trainer import launch, preflight
 
-    given = as_overrides(overrides, workers, gpu, cpus_per_worker)
-    settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
-    run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
-    source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
-    if from_checkpoint and not fork:
-        raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
     say = _say_json if log_format is LogFormat.JSON else _say
-    plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
+    with _failure_shown(log_format):
+        given = as_overrides(overrides, workers, gpu, cpus_per_worker)
+        settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
+        run_name = resolve.check_name(name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}")
+        source, run_name = (run_name, resolve.check_name(fork)) if fork else (None, run_name)
+        if from_checkpoint and not fork:
+            raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
+        plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
     if plan.finished is not None:
         say(f"Run {run_name} is finished already, with this config.")
         _show_result(plan.record, plan.finished, log_format)
@@ -83,13 +86,27 @@ def train(
     from trainer import metrics, progress
 
     exporters = [] if launch.is_own_cluster() else [metrics.Exporter(plan.record, settings)]
-    result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
+    with _failure_shown(log_format):
+        result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     try:
         result = _with_report(plan.record, result)
     finally:  # also if there is no room for the report
         _show_result(plan.record, result, log_format)
     for exporter in exporters:
         exporter.wait_for_last_scrape()
+
+
+@contextmanager
+def _failure_shown(log_format: LogFormat) -> Iterator[None]:
+    """The last line of the JSON is the result, of a run that failed as well: who reads it need not know the exit code."""
+    try:
+        yield
+    except TrainerError as error:
+        if log_format is LogFormat.JSON:
+            status = "interrupted" if error.exit_code is ExitCode.INTERRUPTED else "failed"
+            shown = {"status": status, "exit_code": int(error.exit_code), "error": str(error)}
+            typer.echo(json.dumps({"event": "result", **shown}))
+        raise
 
 
 def _dry_run(plan: Any, say: Any) -> None:

@@ -108,9 +108,10 @@ def _how_to_come_back(run: str) -> str:
 
 def _show_end(ended: Outcome, job: Object, log_format: LogFormat) -> None:
     from trainer import rayjob
+    from trainer.outcome import as_result
 
-    if log_format is LogFormat.JSON and ended.result is not None:
-        typer.echo(json.dumps({"event": "result", **ended.result}))
+    if log_format is LogFormat.JSON:
+        typer.echo(json.dumps({"event": "result", **as_result(ended)}))
     if ended.code is not ExitCode.OK:
         raise ended.error()
     if log_format is not LogFormat.JSON:

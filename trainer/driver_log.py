@@ -50,6 +50,7 @@ class Log:
         if hash(text) in self._seen:
             return []
         self._seen.add(hash(text))
-        if event["event"] == "result":
-            self.result = {key: value for key, value in event.items() if key != "event"}
+        # it is a driver's last line: what comes after it is another attempt's, which has none yet
+        is_result = event["event"] == "result"
+        self.result = {key: value for key, value in event.items() if key != "event"} if is_result else None
         return [event]

@@ -18,6 +18,7 @@ from trainer.errors import ClusterError, ExitCode, LostConnectionError
 from trainer.explain import Sight
 from trainer.outcome import Outcome
 from trainer.progress import Display, Pace, duration, number, plural
+from trainer.retries import Retries
 
 LOOK_EVERY_S = 2.0
 ANNOTATE_EVERY_S = 5.0
@@ -29,11 +30,11 @@ class Watch:
     """Shows one run until it ends; one that only `looks` leaves the retries of a failed run as they are."""
 
     def __init__(self, cluster: Cluster, job: Object, config: Config, display: Display, looks: bool = False):
-        self._looks = looks
         self._cluster, self._config, self._display = cluster, config, display
         self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
         self._job = job
         self._log, self._pace = Log(), Pace(config)
+        self._retries = Retries(self._call_off, self._tries_again, looks)
         self._said: dict[str, str] = {}  # by subject, so that only what changed is said
         self._since: dict[str, float] = {}  # troubles, and when they were seen first
         self._head, self._began = "", False
@@ -73,13 +74,13 @@ class Watch:
         for line in self._log.read(self._cluster, [pod for pod in pods if _component(pod) == "submitter"]):
             self._show(line)
         self._annotate()
-        ended = outcome.of(job, self._log.result, "\n".join(self._log.last_lines))
-        if ended and ended.code is ExitCode.OK:
-            return self._with_result(ended)
-        if ended and self._is_final(ended):
+        now = outcome.of(job, self._log.result, "\n".join(self._log.last_lines))
+        if now and now.code is ExitCode.OK:
+            return self._with_result(now)
+        if ended := self._retries.end(job, outcome.by_driver(job, self._log.result), now):
             return self._note(ended)
         self._say_state(pods)
-        return None if ended else self._held_up(pods)
+        return None if now else self._held_up(pods)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -119,6 +120,9 @@ class Watch:
     def _write(self, values: dict[str, str]) -> None:
         self._change({"metadata": {"annotations": values}}, "progress is not written to the RayJob")
 
+    def _call_off(self, changes: Object) -> None:
+        self._change(changes, "KubeRay is not told to make no other cluster")
+
     def _change(self, changes: Object, otherwise: str) -> None:
         try:
             self._cluster.patch(self._name, changes)
@@ -140,21 +144,10 @@ class Watch:
             self._write({**last, rayjob.RESULT: json.dumps(outcome.as_result(ended))})
         return ended
 
-    def _is_final(self, ended: Outcome) -> bool:
-        """Whether no other attempt follows; one that could only fail the same way is not let begin."""
-        status, limit = self._job.get("status") or {}, self._job["spec"].get("backoffLimit", 0)
-        state, failed = status.get("jobDeploymentStatus"), status.get("failed", 0)
-        again = state == "Retrying" or (state == "Running" and failed < limit)
-        if ended.status == "stopped" or not again:
-            return True
-        if ended.may_pass or self._looks:
-            self._began = False
-            self._say_once(f"attempt {status.get('startTime')}", f"{ended.sentence} KubeRay tries again.")
-            return False
-        # too late for one that is being made ready already: that one is suspended
-        stop = {"suspend": True} if state == "Retrying" else {"backoffLimit": failed}
-        self._change({"spec": stop}, "KubeRay is not told to make no other cluster")
-        return True
+    def _tries_again(self, about: str, sentence: str) -> None:
+        self._began = False
+        self._log.result = None  # the next attempt may end without one
+        self._say_once(about, sentence)
 
     def _say_state(self, pods: list[Object]) -> None:
         status = self._job.get("status") or {}

@@ -69,10 +69,20 @@ def of(job: Object, result: dict[str, Any] | None = None, log: str = "") -> Outc
             "stopped", ExitCode.INTERRUPTED, f"Run {name} was stopped through Ray; its record so far is kept."
         )
     if status.get("jobStatus") == "FAILED" or status.get("jobDeploymentStatus") in ("Failed", "Retrying"):
-        return _failed(job, log)
+        return by_driver(job, result) or _failed(job, log)
     if known and known.get("status") == "failed" and status.get("jobDeploymentStatus") in ("Suspending", "Suspended"):
         return Outcome("failed", _code(known["exit_code"]), known["error"], known)
     return None
+
+
+def by_driver(job: Object, result: dict[str, Any] | None) -> Outcome | None:
+    """How an attempt ended by its driver's last line, which is there before the RayJob knows; None if it did not fail.
+
+    KubeRay forgets the message of a failed attempt when it begins the next one.
+    """
+    if result is None or result["status"] != "failed":
+        return None
+    return Outcome("failed", _code(result["exit_code"]), f"run {job['metadata']['name']}: {result['error']}")
 
 
 def _finished(name: str, result: dict[str, Any] | None) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -46,10 +47,25 @@ def before(tools: None) -> Iterator[set[str]]:
     if not KEEP:
         make("kind-delete")
     make("cluster")
-    yield objects()
+    yield settled()
     if not KEEP:
         make("kind-delete")
         assert CLUSTER not in subprocess.run(["kind", "get", "clusters"], capture_output=True, text=True).stdout.split()
+
+
+def settled() -> set[str]:
+    """Every object of a new cluster, when Kubernetes has made all that belongs to it: nodes that join late come late."""
+    ready = ("--all", "--for=condition=Ready", "--timeout=180s")
+    kubectl("wait", "nodes", *ready)
+    for namespace in ("kube-system", "local-path-storage"):
+        kubectl("wait", "pods", *ready, namespace=namespace)
+    seen: list[set[str]] = []
+
+    def the_same_twice() -> set[str] | None:
+        seen.append(objects())
+        return seen[-1] if seen[-2:] == [seen[-1]] * 2 else None
+
+    return wait_for("nothing new is made", the_same_twice, 120, every=3)
 
 
 def objects() -> set[str]:
@@ -94,18 +110,22 @@ class Prometheus:
 
     def now(self, query: str) -> dict[str, float]:
         """What a query gives at this moment."""
-        found = self._get("query", query=query)
+        found = self._get("query", query=query)["result"]
         return {each["metric"].get("run", ""): float(each["value"][1]) for each in found}
 
     def ever(self, query: str) -> dict[str, list[float]]:
         """All that a query gave in the last hour, oldest first."""
         now = time.time()
-        found = self._get("query_range", query=query, start=now - 3600, end=now, step=1)
+        found = self._get("query_range", query=query, start=now - 3600, end=now, step=1)["result"]
         return {each["metric"].get("run", ""): [float(value) for _, value in each["values"]] for each in found}
+
+    def jobs(self) -> set[str]:
+        """Names of the scrape jobs of the configuration that is in force."""
+        return set(re.findall(r"job_name: (\S+)", self._get("status/config")["yaml"]))
 
     def _get(self, what: str, **parameters: Any) -> Any:
         with urllib.request.urlopen(f"{self._api}/{what}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
-            return json.load(answer)["data"]["result"]
+            return json.load(answer)["data"]
 
 
 @pytest.fixture(scope="session")

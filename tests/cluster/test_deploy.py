@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from cluster.kube import ROOT, get, kubectl, make, secret
+from cluster.kube import ROOT, get, kubectl, make, name_of, secret
 
 VALUES = [
     *((chart, path) for chart in ("training", "monitoring") for path in sorted(ROOT.glob(f"k8s/*/{chart}.yaml"))),
@@ -16,6 +16,13 @@ VALUES = [
 def test_deploy_ends_ready_and_says_what_to_do_next(deployed):
     assert "ready. Next:" in deployed
     assert "kubectl --context kind-fashion-mnist-test apply -f k8s/rayjob.yaml" in deployed
+
+
+def test_prometheus_reads_the_monitors_when_the_cluster_is_said_to_be_ready(deployed, prometheus):
+    # before that it takes up to three minutes, in which a run would not be seen
+    monitors = {f"podMonitor/monitoring/{name_of(each)}/0" for each in get("podmonitors", namespace="monitoring")}
+    assert monitors
+    assert sorted(monitors - prometheus.jobs()) == []
 
 
 def test_deploying_again_changes_no_secret(deployed):

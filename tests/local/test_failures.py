@@ -68,9 +68,14 @@ def test_a_run_that_was_interrupted_can_be_started_again_as_the_next_attempt(tmp
 
 def test_a_diverging_loss_is_the_runs_own_error(tmp_path, data_folder):
     done = run_trainer(
-        tmp_path, "train", "--name", "nan", *SMALL, "--set", "optimizer.lr=1e30", "--set", "optimizer.warmup=0.0"
+        tmp_path,
+        *("train", "--name", "nan", "--log-format", "json", *SMALL),
+        *("--set", "optimizer.lr=1e30", "--set", "optimizer.warmup=0.0"),
     )
     assert done.returncode == 9
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert (said["event"], said["status"], said["exit_code"]) == ("result", "failed", 9)
+    assert said["error"] in done.stderr
     assert "training diverged; lower optimizer.lr" in done.stderr
     assert "Traceback" not in done.stderr
     assert result_of(tmp_path, "nan")["status"] == "failed"

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from trainer import follow, resolve
+from trainer import follow, resolve, retries
 from trainer.errors import ClusterError, ExitCode, LostConnectionError
 
 CONFIG = resolve.load("fast")
@@ -85,6 +85,7 @@ class Shown:
 def no_waiting(monkeypatch):
     monkeypatch.setattr(follow, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(follow, "RESULT_COMES_S", 0.0)
+    monkeypatch.setattr(retries, "DECIDES_S", 0.0)
 
 
 def line(event):
@@ -102,6 +103,9 @@ OVER = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "rayCluster
 
 def failed(sentence, state="Running", count=0):
     return {"jobDeploymentStatus": state, "jobStatus": "FAILED", "failed": count, "message": FAILED.format(sentence)}
+
+
+LAST_LINE = {"event": "result", "status": "failed", "exit_code": 6, "error": DIVERGED}
 
 
 def test_a_success_is_written_down_on_the_rayjob_with_the_driver_s_result():
@@ -130,6 +134,30 @@ def test_one_that_is_already_being_replaced_is_suspended():
     ended, _ = watch(cluster)
     assert ended.code == ExitCode.TRAINING
     assert cluster.patches == [{"suspend": True}]
+
+
+@pytest.mark.parametrize("then", [failed(DIVERGED, "Failed", 1), failed(DIVERGED, "Retrying", 1)])
+def test_the_driver_s_last_line_calls_off_the_next_cluster_before_kuberay_looks(monkeypatch, then):
+    monkeypatch.setattr(retries, "DECIDES_S", 60.0)
+    cluster = Played(RUNNING, RUNNING, then, log=line(LAST_LINE))
+    ended, _ = watch(cluster)
+    assert (ended.code, ended.sentence) == (ExitCode.TRAINING, f"run r1: {DIVERGED}")
+    assert cluster.patches == [{"backoffLimit": 0}, {"suspend": True}][: 1 + (then["jobDeploymentStatus"] == "Retrying")]
+
+
+def test_an_attempt_that_kuberay_began_between_two_looks_is_suspended_and_the_driver_s_words_are_kept():
+    forgotten = {"jobDeploymentStatus": "Initializing", "rayClusterName": "r1-y", "failed": 1}
+    cluster = Played(RUNNING, forgotten, log=line(LAST_LINE))
+    ended, _ = watch(cluster)
+    assert (ended.code, ended.sentence) == (ExitCode.TRAINING, f"run r1: {DIVERGED}")
+    assert cluster.patches[-1] == {"suspend": True}
+
+
+def test_the_last_line_of_one_attempt_is_not_that_of_the_next():
+    late = {"jobDeploymentStatus": "Failed", "jobStatus": "", "reason": "PreRunningDeadlineExceeded", "failed": 2}
+    died = line({**LAST_LINE, "error": DIED})
+    ended, _ = watch(Played(RUNNING, failed(DIED, "Retrying", 1), RUNNING, late, log=died))
+    assert "preRunningDeadlineSeconds" in ended.sentence
 
 
 def test_a_failure_that_may_pass_is_followed_into_the_next_attempt():
