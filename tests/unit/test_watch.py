@@ -136,13 +136,13 @@ def test_one_that_is_already_being_replaced_is_suspended():
     assert cluster.patches == [{"suspend": True}]
 
 
-@pytest.mark.parametrize("then", [failed(DIVERGED, "Failed", 1), failed(DIVERGED, "Retrying", 1)])
-def test_the_driver_s_last_line_calls_off_the_next_cluster_before_kuberay_looks(monkeypatch, then):
+@pytest.mark.parametrize(("then", "more"), [("Failed", []), ("Retrying", [{"suspend": True}])])
+def test_the_driver_s_last_line_calls_off_the_next_cluster_before_kuberay_looks(monkeypatch, then, more):
     monkeypatch.setattr(retries, "DECIDES_S", 60.0)
-    cluster = Played(RUNNING, RUNNING, then, log=line(LAST_LINE))
+    cluster = Played(RUNNING, RUNNING, failed(DIVERGED, then, 1), log=line(LAST_LINE))
     ended, _ = watch(cluster)
     assert (ended.code, ended.sentence) == (ExitCode.TRAINING, f"run r1: {DIVERGED}")
-    assert cluster.patches == [{"backoffLimit": 0}, {"suspend": True}][: 1 + (then["jobDeploymentStatus"] == "Retrying")]
+    assert cluster.patches == [{"backoffLimit": 0}, *more]
 
 
 def test_an_attempt_that_kuberay_began_between_two_looks_is_suspended_and_the_driver_s_words_are_kept():
