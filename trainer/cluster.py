@@ -231,6 +231,13 @@ def refusal(status: int, message: str, where: str) -> TrainerError:
         )
     if status == 400 and re.search("waiting to start|is not available", message):
         return NotYetError(message)
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return ClusterError(
+            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); take the cluster's "
+            "kubeconfig anew."
+        )
+    if status == 0:  # the client's own word for a connection that ended within TLS
+        return LostConnectionError(f"cluster: the API server of {where} broke off ({message}); try again.")
     if status == 429 or status >= 500:
         return LostConnectionError(f"cluster: the API server of {where} answers {status}: {message}; try again.")
     return ClusterError(f"cluster: {where} refuses ({status}): {message}; correct what it names.")
@@ -240,7 +247,7 @@ def _message(error: Any) -> str:
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return str(error.body or error.reason).strip()
+        return " ".join(str(error.body or error.reason).split())
 
 
 def _reason(error: Exception) -> str:

@@ -36,6 +36,8 @@ OLD = (
         (422, "spec.entrypoint: Invalid value", ClusterError, ["422", "spec.entrypoint"]),
         (503, "apiserver is shutting down", LostConnectionError, ["503", "try again"]),
         (429, "too many requests", LostConnectionError, ["429"]),
+        (0, "SSLError [SSL: UNEXPECTED_EOF_WHILE_READING] EOF", LostConnectionError, ["broke off", "SSLError"]),
+        (0, "SSLError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed", ClusterError, ["certificate", "kubeconfig"]),
     ],
 )
 def test_a_refusal_names_the_object_the_reason_and_the_remedy(status, message, kind, parts):
