@@ -201,11 +201,22 @@ class Cluster:
         return json.loads(content) if as_json else content
 
     def _refusal(self, error: Any) -> TrainerError:
-        return refusal(error.status or 0, _message(error), f"{self.namespace} of {self.context}")
+        where = f"{self.namespace} of {self.context}"
+        return refusal(error.status, _message(error), where) if error.status else broken_off(_message(error), where)
 
 
 class NotYetError(ClusterError):
     """The container has not begun."""
+
+
+def broken_off(message: str, where: str) -> TrainerError:
+    """What it means that the client has a message but no HTTP status: TLS failed."""
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return ClusterError(
+            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); get the kubeconfig "
+            "anew."
+        )
+    return LostConnectionError(f"cluster: the API server of {where} broke off ({message}); try again.")
 
 
 def refusal(status: int, message: str, where: str) -> TrainerError:
@@ -231,13 +242,6 @@ def refusal(status: int, message: str, where: str) -> TrainerError:
         )
     if status == 400 and re.search("waiting to start|is not available", message):
         return NotYetError(message)
-    if "CERTIFICATE_VERIFY_FAILED" in message:
-        return ClusterError(
-            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); take the cluster's "
-            "kubeconfig anew."
-        )
-    if status == 0:  # the client's own word for a connection that ended within TLS
-        return LostConnectionError(f"cluster: the API server of {where} broke off ({message}); try again.")
     if status == 429 or status >= 500:
         return LostConnectionError(f"cluster: the API server of {where} answers {status}: {message}; try again.")
     return ClusterError(f"cluster: {where} refuses ({status}): {message}; correct what it names.")

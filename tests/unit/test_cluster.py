@@ -36,14 +36,20 @@ OLD = (
         (422, "spec.entrypoint: Invalid value", ClusterError, ["422", "spec.entrypoint"]),
         (503, "apiserver is shutting down", LostConnectionError, ["503", "try again"]),
         (429, "too many requests", LostConnectionError, ["429"]),
-        (0, "SSLError [SSL: UNEXPECTED_EOF_WHILE_READING] EOF", LostConnectionError, ["broke off", "SSLError"]),
-        (0, "SSLError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed", ClusterError, ["certificate", "kubeconfig"]),
     ],
 )
 def test_a_refusal_names_the_object_the_reason_and_the_remedy(status, message, kind, parts):
     error = cluster.refusal(status, message, WHERE)
     assert type(error) is kind or (kind is ConflictError and isinstance(error, kind))
     assert [part for part in parts if part not in str(error)] == [], str(error)
+
+
+def test_a_connection_that_ends_within_tls_is_lost_and_a_certificate_of_another_is_refused():
+    lost = cluster.broken_off("SSLError [SSL: UNEXPECTED_EOF_WHILE_READING] EOF", WHERE)
+    assert isinstance(lost, LostConnectionError)
+    other = cluster.broken_off("SSLError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed", WHERE)
+    assert not isinstance(other, LostConnectionError)
+    assert "kubeconfig" in str(other)
 
 
 @pytest.fixture
