@@ -213,8 +213,7 @@ def broken_off(message: str, where: str) -> TrainerError:
     """What it means that the client has a message but no HTTP status: TLS failed."""
     if "CERTIFICATE_VERIFY_FAILED" in message:
         return ClusterError(
-            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); get a new "
-            "one."
+            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); get a new one."
         )
     return LostConnectionError(f"cluster: the API server of {where} broke off ({message}); try again.")
 
