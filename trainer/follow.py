@@ -23,6 +23,7 @@ from trainer.retries import Retries
 LOOK_EVERY_S = 2.0
 ANNOTATE_EVERY_S = 5.0
 LOST_FOR_GOOD_S = 900.0
+REFUSED_FOR_GOOD_S = 60.0  # an API server that restarts knows nobody's rights at first
 RESULT_COMES_S = 20.0  # from the RayJob's success to the result in the log of its submitter
 
 
@@ -46,6 +47,7 @@ class Watch:
 
         Raises:
             LostConnectionError: the API server has not answered for a quarter of an hour.
+            ClusterError: it has refused to answer for a minute.
         """
         lost_at: float | None = None
         while True:
@@ -56,17 +58,21 @@ class Watch:
                     lost_at = None
                 if ended:
                     return ended
-            except LostConnectionError as error:
+            except ClusterError as error:
                 lost_at = lost_at or time.monotonic()
-                self._say_once("connection", f"{error} The run goes on; trying again.")
-                if time.monotonic() - lost_at > LOST_FOR_GOOD_S:
+                what, patience = "refused", REFUSED_FOR_GOOD_S
+                if isinstance(error, LostConnectionError):
+                    what, patience = "lost", LOST_FOR_GOOD_S
+                if time.monotonic() - lost_at > patience:
                     raise
+                self._say_once(what, f"{error} The run goes on, and is asked for again.")
             time.sleep(LOOK_EVERY_S)
 
     def look(self) -> Outcome | None:
         """Look once, show what is new; how the run ended, if it has."""
         job = self._cluster.job(self._name)
-        self._said.pop("connection", None)
+        self._said.pop("lost", None)
+        self._said.pop("refused", None)
         if job is None or job["metadata"]["uid"] != self._uid:
             return outcome.of(self._job, self._log.result) or outcome.stopped(self._job)
         self._job = job

@@ -343,7 +343,7 @@ def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_t
     command = cli.start("submit", "--name", run, "--set", "epochs=60", kubeconfig=kubeconfig)
     wait_for("it trains", lambda: command.saw("epoch 1/60"), 240)
     tunnel.cut()
-    wait_for("the cut is said", lambda: command.saw(r"does not answer .* The run goes on; trying again"), 60)
+    wait_for("the cut is said", lambda: command.saw(r"does not answer .* The run goes on, and is asked for again"), 60)
     tunnel.open()
     wait_for("it is connected again", lambda: command.saw("connected again after"), 60)
     restart_api_server()

@@ -202,8 +202,18 @@ def test_a_lost_connection_is_said_once_and_waited_out():
     lost = LostConnectionError("cluster: no answer.")
     ended, shown = watch(Played(RUNNING, lost, lost, lost, OVER, log=line(RESULT)))
     assert ended.code == ExitCode.OK
-    assert sum("The run goes on; trying again" in said for said in shown.said) == 1
+    assert sum("The run goes on, and is asked for again" in said for said in shown.said) == 1
     assert sum("connected again after" in said for said in shown.said) == 1
+
+
+def test_an_api_server_that_restarts_may_refuse_for_a_moment_but_not_for_a_minute(monkeypatch):
+    refused, lost = ClusterError("rights: you may not get rayjobs."), LostConnectionError("cluster: no answer.")
+    ended, shown = watch(Played(RUNNING, lost, refused, refused, OVER, log=line(RESULT)))
+    assert ended.code == ExitCode.OK
+    assert sum("you may not get rayjobs" in said for said in shown.said) == 1
+    monkeypatch.setattr(follow, "REFUSED_FOR_GOOD_S", -1.0)
+    with pytest.raises(ClusterError, match="may not get"):
+        watch(Played(RUNNING, refused))
 
 
 def test_a_connection_that_stays_lost_ends_the_wait_but_not_the_run(monkeypatch):
