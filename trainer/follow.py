@@ -50,6 +50,7 @@ class Watch:
             ClusterError: it has refused to answer for a minute.
         """
         lost_at: float | None = None
+        refused_at: float | None = None
         while True:
             try:
                 ended = self.look()
@@ -58,15 +59,20 @@ class Watch:
                     lost_at = None
                 if ended:
                     return ended
+                refused_at = None
+            except LostConnectionError as error:
+                lost_at, refused_at = lost_at or time.monotonic(), None
+                self._not_seen("lost", error, lost_at + LOST_FOR_GOOD_S)
             except ClusterError as error:
-                lost_at = lost_at or time.monotonic()
-                what, patience = "refused", REFUSED_FOR_GOOD_S
-                if isinstance(error, LostConnectionError):
-                    what, patience = "lost", LOST_FOR_GOOD_S
-                if time.monotonic() - lost_at > patience:
-                    raise
-                self._say_once(what, f"{error} The run goes on, and is asked for again.")
+                refused_at = refused_at or time.monotonic()
+                lost_at = lost_at or refused_at
+                self._not_seen("refused", error, refused_at + REFUSED_FOR_GOOD_S)
             time.sleep(LOOK_EVERY_S)
+
+    def _not_seen(self, what: str, error: ClusterError, until: float) -> None:
+        if time.monotonic() > until:
+            raise error
+        self._say_once(what, f"{error} The run goes on, and is asked for again.")
 
     def look(self) -> Outcome | None:
         """Look once, show what is new; how the run ended, if it has."""

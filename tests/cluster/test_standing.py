@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from cluster import kube
+from cluster import cli, kube
 from cluster.kube import ROOT, get, job_ended, kubectl, name_of, pods, wait_for
 
 from trainer.record import at
@@ -35,15 +35,33 @@ def heads():
     return pods("ray.io/cluster=training,app.kubernetes.io/component=head")
 
 
+def by_kubectl(name):
+    kube.apply(kube.manifest(name, "rayjob-standing.yaml"))
+
+
+class Submitted:
+    """`trainer submit` of one run, and how it ended."""
+
+    def __call__(self, name):
+        self.command = cli.start("submit", "--name", name, "--workers", "2", "--cluster", "standing")
+
+
 @pytest.fixture(scope="module")
-def runs(upgraded, store):
-    """Two runs on the standing cluster: names, jobs, the workers and heads each had, and the workers after them."""
+def submitted():
+    return Submitted()
+
+
+@pytest.fixture(scope="module")
+def runs(upgraded, store, submitted):
+    """Two runs on the standing cluster, one by kubectl and one by `trainer submit`: names, jobs, and the workers and
+    heads each had.
+    """
     wait_for("the standing head runs", ready_head, 240)
     assert workers() == []
     seen = []
-    for name in ("first", "second"):
+    for name, start in (("first", by_kubectl), ("second", submitted)):
         kube.forget(store, name)
-        kube.apply(kube.manifest(name, "rayjob-standing.yaml"))
+        start(name)
         most = 0
 
         def over(name=name):
@@ -75,6 +93,13 @@ def test_two_runs_one_after_another_share_one_head_and_both_succeed(runs, store)
     ]
     assert len({head for *_, heads in runs for head in heads}) == 1
     assert [at(f"{store}/{name}").result()["epochs"] for name, *_ in runs] == [1, 1]
+
+
+def test_submit_followed_the_run_on_the_standing_cluster_to_its_end(runs, submitted, store):
+    assert submitted.command.wait(60) == 0, submitted.command.text
+    assert submitted.command.saw("the driver runs on Ray cluster training")
+    accuracy = at(f"{store}/second").result()["test_accuracy"]
+    assert submitted.command.saw(f"Run second finished: test accuracy {accuracy:.2%}")
 
 
 def test_workers_came_from_none_for_the_runs_and_went_back_to_none(runs):

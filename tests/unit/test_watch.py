@@ -4,6 +4,7 @@ That a real cluster goes through such states is shown in tests/cluster/test_subm
 """
 
 import copy
+import itertools
 import json
 
 import pytest
@@ -214,6 +215,14 @@ def test_an_api_server_that_restarts_may_refuse_for_a_moment_but_not_for_a_minut
     monkeypatch.setattr(follow, "REFUSED_FOR_GOOD_S", -1.0)
     with pytest.raises(ClusterError, match="may not get"):
         watch(Played(RUNNING, refused))
+
+
+def test_the_minute_begins_with_the_refusal_not_with_the_silence_before_it(monkeypatch):
+    now = itertools.count(0.0, 40.0)
+    monkeypatch.setattr(follow.time, "monotonic", lambda: next(now))
+    refused, lost = ClusterError("rights: you may not get rayjobs."), LostConnectionError("cluster: no answer.")
+    ended, _ = watch(Played(RUNNING, lost, lost, lost, refused, OVER, log=line(RESULT)))
+    assert ended.code == ExitCode.OK
 
 
 def test_a_connection_that_stays_lost_ends_the_wait_but_not_the_run(monkeypatch):
