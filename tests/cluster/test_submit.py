@@ -337,6 +337,7 @@ class Tunnel:
         self._process.wait()
 
 
+@pytest.mark.long
 def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_the_true_result(through_a_tunnel, store):
     run, (kubeconfig, tunnel) = "survivor", through_a_tunnel
     kube.forget(store, run)
