@@ -1,6 +1,7 @@
 """Record the terminal sessions of docs/submit.md on the cluster of `make deploy`: `python docs/record_sessions.py`.
 
 Each session is a command as a person types it, with all it prints and its exit code, between two markers of the page.
+The names of this machine, its user and its folder are replaced: they are nobody's business.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from trainer.rayjob import me
+
 PAGE = Path(__file__).parent / "submit.md"
+CONTEXT = "kind-fashion-mnist"  # of `make deploy`
 SESSIONS = {
     "good": ["submit --name tea --set epochs=3 --workers 2", "submit --name tea --set epochs=4 --workers 2", "list"],
     "failing": ["submit --name fire --set optimizer.name=sgd --set optimizer.lr=1e9", "status fire", "stop fire"],
@@ -24,7 +29,7 @@ SESSIONS = {
 def main() -> None:
     """Record the sessions that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--context", required=True, help="of the kubeconfig")
+    parser.add_argument("--context", default=CONTEXT, help="of the kubeconfig")
     parser.add_argument("sessions", nargs="*", default=list(SESSIONS))
     arguments = parser.parse_args()
     for name in arguments.sessions:
@@ -41,16 +46,19 @@ def record(command: str, context: str) -> str:
     """What a person sees who types ``trainer <command>``."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment |= {"COLUMNS": "160", "NO_COLOR": "1"}
-    done = subprocess.run(  # noqa: S603 # the commands above
-        [sys.executable, "-m", "trainer", *command.split(), "--context", context],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    ended = f"\n$ echo $?\n{done.returncode}" if done.returncode else ""
-    return f"$ trainer {command}\n{done.stdout.rstrip()}{ended}"
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(  # noqa: S603 # the commands above
+            [sys.executable, "-m", "trainer", *command.split(), "--context", context],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            cwd=folder,
+            check=False,
+        )
+    printed = done.stdout.replace(folder, "~/experiments").replace(me(), "you@laptop").replace(context, CONTEXT)
+    ended = [f"$ echo $?\n{done.returncode}"] if done.returncode else []
+    return "\n".join([f"$ trainer {command}", *(line.rstrip() for line in printed.rstrip().splitlines()), *ended])
 
 
 if __name__ == "__main__":

@@ -176,8 +176,10 @@ class Watch:
             "Retrying": f"Ray cluster {cluster} is being replaced",
             "Suspended": "suspended",
         }
-        if state == "Running" and status.get("jobStatus") == "RUNNING":
+        if status.get("jobStatus") == "RUNNING":
             words["Running"] = f"the driver runs on Ray cluster {cluster}"
+        elif status.get("jobStatus") not in ("", None, "PENDING"):
+            words.pop("Running")  # it has ended: of that more is known soon
         if state in words:
             self._say_once("state", words[state])
 
