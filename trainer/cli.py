@@ -98,7 +98,7 @@ def train(
 
 @contextmanager
 def _failure_shown(log_format: LogFormat) -> Iterator[None]:
-    """The last line of the JSON is the result, of a run that failed as well: who reads it need not know the exit code."""
+    """The last line of the JSON is the result, also of a run that failed: who reads it need not know the exit code."""
     try:
         yield
     except TrainerError as error:

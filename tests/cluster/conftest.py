@@ -54,7 +54,7 @@ def before(tools: None) -> Iterator[set[str]]:
 
 
 def settled() -> set[str]:
-    """Every object of a new cluster, when Kubernetes has made all that belongs to it: nodes that join late come late."""
+    """Every object of a new cluster, when Kubernetes has made all that belongs to it: late nodes bring more."""
     ready = ("--all", "--for=condition=Ready", "--timeout=180s")
     kubectl("wait", "nodes", *ready)
     for namespace in ("kube-system", "local-path-storage"):

@@ -142,7 +142,8 @@ def test_the_driver_s_last_line_calls_off_the_next_cluster_before_kuberay_looks(
     cluster = Played(RUNNING, RUNNING, then, log=line(LAST_LINE))
     ended, _ = watch(cluster)
     assert (ended.code, ended.sentence) == (ExitCode.TRAINING, f"run r1: {DIVERGED}")
-    assert cluster.patches == [{"backoffLimit": 0}, {"suspend": True}][: 1 + (then["jobDeploymentStatus"] == "Retrying")]
+    retrying = then["jobDeploymentStatus"] == "Retrying"
+    assert cluster.patches == [{"backoffLimit": 0}, *([{"suspend": True}] if retrying else [])]
 
 
 def test_an_attempt_that_kuberay_began_between_two_looks_is_suspended_and_the_driver_s_words_are_kept():
