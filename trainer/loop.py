@@ -33,9 +33,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Train one model on this worker, together with the others of its group.
 
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
-    None; ``run``, the run's URI, and ``fence``, the number of its lease: there it continues from the newest checkpoint,
-    and rank 0 puts checkpoints and the final weights; ``preemptible``, whether Ray tells of nodes that will go. Returns
-    the numbers of the last report.
+    None; ``run``, the run's URI, ``fence``, the number of its lease, and ``attempt``, that of this group of workers:
+    there it continues from the newest checkpoint, and rank 0 puts checkpoints and the final weights; ``preemptible``,
+    whether Ray tells of nodes that will go. Returns the numbers of the last report.
     """
     entered_at = time.time()
     config = Config.model_validate(settings["config"])

@@ -181,6 +181,7 @@ class Checkpoints:
                 self._run,
                 settings["fence"],
                 {
+                    "attempt": settings["attempt"],
                     "config_sha256": config.sha256,
                     "data_sha256": {name: facts.sha256 for name, facts in fetch.FILES.items()},
                     "world_size": world_size,
