@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from trainer import data, device, evaluate, fetch, model, optimizer, storage
 from trainer.checkpoint import WEIGHTS
+from trainer.checkpointing import Checkpoints
 from trainer.config import Config
 from trainer.errors import DivergedError
-from trainer.saver import Checkpoints
 from trainer.watchdog import Watchdog
 
 AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
