@@ -34,6 +34,7 @@ def main():
             "data_folder": options.data,
             "run": folder,
             "fence": 0,
+            "attempt": 1,
             "preemptible": False,
         }
         DataParallelTrainer(loop.train, train_loop_config=settings, scaling_config=ScalingConfig(num_workers=0)).fit()

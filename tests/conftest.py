@@ -1,17 +1,18 @@
-"""What tests share: the real data set, a run that nothing happens to, and where it is kept what a fault costs."""
+"""What tests share: the real data set, a store that fails, an undisturbed run, where it is kept what a fault costs."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import proxy
 import pytest
 from training import OFTEN, Training
 
-from trainer import environment, fetch
+from trainer import environment, fetch, storage
 
 
 def pytest_addoption(parser):
@@ -22,6 +23,17 @@ def pytest_addoption(parser):
 def data_folder() -> Path:
     """The real data set, found as the trainer finds it."""
     return fetch.find(None, log=print)
+
+
+@pytest.fixture
+def between(s3, monkeypatch) -> Iterator[proxy.Proxy]:
+    """A proxy before the S3 server `s3`, a fixture of the module's own; this process itself looks past it."""
+    with proxy.before(s3["AWS_ENDPOINT_URL"]) as between:
+        for name, value in s3.items():
+            monkeypatch.setenv(name, value)
+        storage._store.cache_clear()
+        yield between
+        storage._store.cache_clear()
 
 
 @pytest.fixture

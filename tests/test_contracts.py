@@ -36,6 +36,7 @@ MODULES = [
     ["local", "pusher", "recorder", "recovery", "environment"],
     ["record"],
     ["loop"],
+    ["checkpointing"],
     ["evaluate", "saver", "shortage", "watchdog"],
     ["preemption", "rollback"],
     ["checkpoint", "lease", "state"],

@@ -2,6 +2,9 @@
 
 A checkpoint is ``<run>/checkpoints/step-<step>-<fence>/``: its files, and last of all ``MANIFEST.json`` with the size
 and sha256 of each and of itself. No manifest, no checkpoint. One that does not verify is marked and never taken again.
+
+The manifest also says whose it is: the ``fence`` of the writer's lease, and ``attempt``, the number that the record
+gives the group of workers that saved it. Manifests that are older have none, nor has the copy that a fork begins with.
 """
 
 from __future__ import annotations
@@ -118,7 +121,7 @@ def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, 
         CheckpointError: it is damaged; says how.
     """
     place = storage.join(run, FOLDER, checkpoint.name)
-    manifest = _manifest(storage.read(storage.join(place, MANIFEST)), checkpoint)
+    manifest = _manifest(run, checkpoint)
     files = {}
     for name, expected in manifest["files"].items():
         content = storage.read(storage.join(place, name))
@@ -132,7 +135,8 @@ def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, 
     return files, manifest
 
 
-def _manifest(content: bytes | None, checkpoint: Checkpoint) -> dict[str, Any]:
+def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    content = storage.read(storage.join(run, FOLDER, checkpoint.name, MANIFEST))
     if content is None:
         raise CheckpointError(f"{MANIFEST} is missing")
     try:
@@ -145,7 +149,7 @@ def _manifest(content: bytes | None, checkpoint: Checkpoint) -> dict[str, Any]:
         raise CheckpointError(f"{MANIFEST} is not what was written: its sha256 is another")
     if manifest["format"] != FORMAT:
         raise CheckpointError(f"{MANIFEST} has format {manifest['format']}; this trainer reads {FORMAT}")
-    return manifest
+    return {"attempt": None, **manifest}
 
 
 def newest_valid(
@@ -184,6 +188,19 @@ def verdict(run: str, checkpoint: Checkpoint) -> str:
     except CheckpointError as damage:
         return str(damage)
     return INTACT
+
+
+def attempt(run: str, checkpoint: Checkpoint) -> int | None:
+    """The attempt that saved a checkpoint, from its manifest alone; None if that does not say it, or is damaged.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    try:
+        number: int | None = _manifest(run, checkpoint)["attempt"]
+    except CheckpointError:
+        return None
+    return number
 
 
 def mark(run: str, checkpoint: Checkpoint, damage: str) -> None:

@@ -43,10 +43,11 @@ def checkpoints(
     states |= dict.fromkeys(found.quarantined, "damaged, put aside") | dict.fromkeys(found.unfinished, "unfinished")
     if deed is Deed.VERIFY:
         states |= {each: checkpoint.verdict(place, each) for each in found.committed}
-    table = Table("checkpoint", "step", "state", "", box=None)
+    table = Table("checkpoint", "step", "attempt", "state", "", box=None)
     for each in sorted(states, reverse=True):
         mark = f"best: {best.test_accuracy:.2%}" if best and each.step == best.step else ""
-        table.add_row(each.name, str(each.step), states[each], mark)
+        attempt = checkpoint.attempt(place, each)
+        table.add_row(each.name, str(each.step), "–" if attempt is None else str(attempt), states[each], mark)
     Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
     damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
     if damaged:

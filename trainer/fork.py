@@ -13,6 +13,14 @@ from trainer.record import Record
 BEST = "best"
 # What a checkpoint's weights, optimizer state and step count are of; everything else a fork may change.
 FITS = ("model.", "optimizer.name", "global_batch_size", "data.validation_samples")
+OF_THE_ORIGINAL = (
+    "format",
+    "name",
+    "step",
+    "fence",
+    "attempt",
+    "files",
+)  # in a manifest; the copy has its own, or none
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def begin(fork: Fork, run: str, fence: int) -> bool:
     if checkpoint.look(run).committed:
         return False
     files, manifest = checkpoint.read(fork.run, fork.checkpoint)
-    facts = {key: manifest[key] for key in manifest if key not in ("format", "name", "step", "fence", "files")}
+    facts = {key: manifest[key] for key in manifest if key not in OF_THE_ORIGINAL}
     copy = Checkpoint(fork.checkpoint.step, fence)
     checkpoint.commit(run, copy, files, {**facts, "forked_from": fork.uri})
     return True

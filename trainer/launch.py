@@ -219,10 +219,11 @@ def build_trainer(plan: Run, attempt: int, fence: int, data_folder: Path | None)
     """
     import ray.train
 
-    from trainer.recorder import Recorder
+    from trainer.recorder import AttemptTold, Recorder
 
     api: Any = ray.train  # its type hints are still those of Train V1
     config, record = plan.config, plan.record
+    recorder = Recorder(record.folder, config.optimizer.lr, attempt)
     low, high = config.worker_range
     common: dict[str, Any] = {
         "train_loop_per_worker": _train,
@@ -241,7 +242,7 @@ def build_trainer(plan: Run, attempt: int, fence: int, data_folder: Path | None)
         "run_config": api.RunConfig(
             name=record.name,
             storage_path=str(record.folder / RAY_FOLDER),
-            callbacks=[Recorder(record.folder, config.optimizer.lr, attempt)],
+            callbacks=[recorder, AttemptTold(recorder)],
             logging_config=api.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
@@ -274,10 +275,10 @@ def _trainer_class(workers: int) -> Any:
 
 
 def _train(settings: dict[str, Any]) -> dict[str, Any]:
-    from trainer import loop, shortage  # in the worker: the driver has no use for PyTorch
+    from trainer import loop, recorder, shortage  # in the worker: the driver has no use for PyTorch
 
     with shortage.told():
-        return loop.train(settings)
+        return loop.train({**settings, "attempt": int(os.environ[recorder.ATTEMPT])})
 
 
 def _interrupt() -> None:

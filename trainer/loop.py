@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from trainer import data, device, evaluate, fetch, model, optimizer, storage
 from trainer.checkpoint import WEIGHTS
+from trainer.checkpointing import Checkpoints
 from trainer.config import Config
 from trainer.errors import DivergedError
-from trainer.saver import Checkpoints
 from trainer.watchdog import Watchdog
 
 AGREE_EVERY_STEPS = 10  # several workers must report at the same step; this often they ask rank 0 whether to
@@ -32,68 +33,43 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Train one model on this worker, together with the others of its group.
 
     `settings` holds ``config``, a resolved `Config` as a mapping; ``data_folder``, where to look for the data set, or
-    None; ``run``, the run's URI, and ``fence``, the number of its lease: there it continues from the newest checkpoint,
-    and rank 0 puts checkpoints and the final weights; ``preemptible``, whether Ray tells of nodes that will go. Returns
-    the numbers of the last report.
+    None; ``run``, the run's URI, ``fence``, the number of its lease, and ``attempt``, that of this group of workers:
+    there it continues from the newest checkpoint, and rank 0 puts checkpoints and the final weights; ``preemptible``,
+    whether Ray tells of nodes that will go. Returns the numbers of the last report.
     """
     entered_at = time.time()
     config = Config.model_validate(settings["config"])
-
-    # ── Who am I ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    on = device.choose(config)
-    device.prepare(on)
-    precision, reason = device.choose_precision(config, on)
-    autocast = torch.autocast(on.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    me = _Worker(config)
 
     # ── Data: uint8, once, on the device ──────────────────────────────────────────────────────────────────────────────
     data_began = time.perf_counter()
-    folder = fetch.find(settings["data_folder"], log=lambda _: None)
-    train_set, test_set = data.load(folder, config.data.validation_samples)
-    train_set = train_set.to(on)
-    test_share, test_positions = data.share(test_set, rank, world_size)
-    test_share = test_share.to(on)
+    train_set, test_share, test_positions = _load(settings["data_folder"], config, me)
     data_seconds = time.perf_counter() - data_began
 
     # ── Model and optimizer ───────────────────────────────────────────────────────────────────────────────────────────
     torch.manual_seed(config.seed)  # the same weights on every rank ...
-    network = model.build(config.model)
-    if isinstance(network, model.Cnn):
-        model.whiten(network, data.normalise(train_set.images[:WHITENING_SAMPLES].cpu(), config.data))
-    wrapped = prepare_model(network.to(on), move_to_device=False)  # DDP if there are several workers
-    torch.manual_seed(config.seed + rank)  # ... and dropout of its own
+    network = _new_network(config, train_set).to(me.device)
+    wrapped = prepare_model(network, move_to_device=False)  # DDP if there are several workers
+    torch.manual_seed(config.seed + me.rank)  # ... and dropout of its own
     parameters = list(network.parameters())
     optimizers = optimizer.build(network, config.optimizer)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.optimizer.label_smoothing)
 
     # ── Where it left off ─────────────────────────────────────────────────────────────────────────────────────────────
-    checkpoints = Checkpoints(settings, config, network, optimizers, on, rank, world_size)
+    checkpoints = Checkpoints(settings, config, network, optimizers, me.device, me.rank, me.world_size)
     step = checkpoints.resume()
-
-    _report(
-        {
-            "phase": "ready",
-            "device": str(on),
-            "precision": precision,
-            "precision_reason": reason,
-            "threads": torch.get_num_threads(),
-            "process_began_at": device.process_began(),
-            "entered_at": entered_at,
-            "time": time.time(),
-            "data_seconds": data_seconds,
-            **checkpoints.resumed,
-        }
-    )
+    times = {"entered_at": entered_at, "time": time.time(), "data_seconds": data_seconds}
+    _report({"phase": "ready", **me.facts(), **times, **checkpoints.resumed})
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
     share_of_peak = optimizer.schedule(config.optimizer, max(0, step - 1), config.total_steps)
     watchdog = Watchdog()
+    epoch_end = _EpochEnd(settings, config, me, network, checkpoints, test_share, test_positions)
     first_epoch = max(1, -(-step // config.steps_per_epoch))  # one that was trained to its end is evaluated again
     for epoch in range(first_epoch, config.epochs + 1):
-        interval = _Interval(on)
+        interval = _Interval(me.device)
         start = step - (epoch - 1) * config.steps_per_epoch
-        for batch in data.Batches(train_set, config, epoch, rank, world_size, start):
+        for batch in data.Batches(train_set, config, epoch, me.rank, me.world_size, start):
             watchdog.step()
             if checkpoints.leave_out(step):
                 step += 1
@@ -101,7 +77,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             share_of_peak = optimizer.schedule(config.optimizer, step, config.total_steps)
             _set_learning_rate(optimizers, share_of_peak)
 
-            with autocast:
+            with me.autocast:
                 logits = wrapped(batch.images)
                 loss = loss_function(logits, batch.labels) if len(batch.labels) else logits.sum()  # mean of none: nan
             for parameter in parameters:
@@ -112,9 +88,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             step += 1
             interval.add(loss, len(batch.labels))
             due = interval.is_over(config.report_every_s), checkpoints.is_due(), checkpoints.may_be_called_for()
-            report, save, ask = _rank_zero_says(due, step, on, world_size)
-            save = (ask and checkpoints.are_called_for()) or save
-            if save:
+            report, save, ask = _rank_zero_says(due, step, me)
+            if (ask and checkpoints.are_called_for()) or save:
                 interval.check_finite(epoch, step)
                 _check_weights(network, epoch, step)
                 checkpoints.save(step, epoch)
@@ -122,34 +97,89 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
                 trained = interval.take(epoch, step) | checkpoints.take_numbers()
                 _report({"phase": "progress", "epoch": epoch, "step": step, "lr": share_of_peak, **trained})
         watchdog.pause()
-        trained = interval.take(epoch, step) | checkpoints.take_numbers()
-        _check_weights(network, epoch, step)
-        checkpoints.save(step, epoch)
-
-        # ── Evaluation: the whole test set, a share on each rank, summed exactly ──────────────────────────────────────
-        evaluation_began = time.perf_counter()
-        mine, log_probabilities = evaluate.score(network, test_share, config.data, autocast)
-        scores = _summed(mine, on, world_size)
-        _check_finite(scores.loss, epoch, step)
-        checkpoints.score(step, scores.accuracy)
-        last = {
-            "phase": "epoch",
-            "epoch": epoch,
-            "step": step,
-            "lr": share_of_peak,
-            **trained,
-            "test_loss": scores.loss,
-            "test_accuracy": scores.accuracy,
-        }
-        if epoch == config.epochs:
-            last["confusion"] = scores.confusion.tolist()
-            last["mistakes"] = evaluate.worst_mistakes(test_share, test_positions, log_probabilities)
-            checkpoints.finish()
-            last["outage"] = None  # if there was one: all is saved now
-            if rank == 0:
-                save_weights(network, storage.join(settings["run"], WEIGHTS))
-        _report({**last, "evaluation_seconds": time.perf_counter() - evaluation_began, "time": time.time()})
+        last = epoch_end.report(epoch, step, share_of_peak, interval)
     return {key: last[key] for key in ("epoch", "step", "test_loss", "test_accuracy")}
+
+
+class _Worker:
+    """Which worker of its group this one is, and what it computes on."""
+
+    def __init__(self, config: Config):
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = device.choose(config)
+        device.prepare(self.device)
+        self._precision, self._precision_reason = device.choose_precision(config, self.device)
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16")
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of it."""
+        return {
+            "device": str(self.device),
+            "precision": self._precision,
+            "precision_reason": self._precision_reason,
+            "threads": torch.get_num_threads(),
+            "process_began_at": device.process_began(),
+        }
+
+
+def _load(data_folder: Path | None, config: Config, me: _Worker) -> tuple[data.Samples, data.Samples, Tensor]:
+    """The training set, this worker's share of the test set, and where that stands in the whole."""
+    train_set, test_set = data.load(fetch.find(data_folder, log=lambda _: None), config.data.validation_samples)
+    test_share, test_positions = data.share(test_set, me.rank, me.world_size)
+    return train_set.to(me.device), test_share.to(me.device), test_positions
+
+
+def _new_network(config: Config, train_set: data.Samples) -> nn.Module:
+    network = model.build(config.model)
+    if isinstance(network, model.Cnn):
+        model.whiten(network, data.normalise(train_set.images[:WHITENING_SAMPLES].cpu(), config.data))
+    return network
+
+
+class _EpochEnd:
+    """What follows an epoch's last step: the state is saved and scored, on each rank by a share of the test set."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        config: Config,
+        me: _Worker,
+        network: nn.Module,
+        checkpoints: Checkpoints,
+        test_share: data.Samples,
+        test_positions: Tensor,
+    ):
+        self._run, self._config, self._me, self._network = settings["run"], config, me, network
+        self._checkpoints, self._test_share, self._test_positions = checkpoints, test_share, test_positions
+
+    def report(self, epoch: int, step: int, share_of_peak: float, interval: _Interval) -> dict[str, Any]:
+        """Report on an epoch, on every rank; what it said. After the last one all is saved by then, final weights too.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite.
+            StorageError, CheckpointError: as `Checkpoints.save` and `Checkpoints.finish`.
+        """
+        trained = interval.take(epoch, step) | self._checkpoints.take_numbers()
+        _check_weights(self._network, epoch, step)
+        self._checkpoints.save(step, epoch)
+
+        began = time.perf_counter()
+        mine, log_probabilities = evaluate.score(self._network, self._test_share, self._config.data, self._me.autocast)
+        scores = _summed(mine, self._me)
+        _check_finite(scores.loss, epoch, step)
+        self._checkpoints.score(step, scores.accuracy)
+        numbers = {"phase": "epoch", "epoch": epoch, "step": step, "lr": share_of_peak, **trained}
+        numbers |= {"test_loss": scores.loss, "test_accuracy": scores.accuracy}
+        if epoch == self._config.epochs:
+            numbers["confusion"] = scores.confusion.tolist()
+            numbers["mistakes"] = evaluate.worst_mistakes(self._test_share, self._test_positions, log_probabilities)
+            self._checkpoints.finish()
+            numbers["outage"] = None  # if there was one: all is saved now
+            if self._me.rank == 0:
+                save_weights(self._network, storage.join(self._run, WEIGHTS))
+        _report({**numbers, "evaluation_seconds": time.perf_counter() - began, "time": time.time()})
+        return numbers
 
 
 class _Interval:
@@ -231,22 +261,22 @@ def _set_learning_rate(optimizers: list[torch.optim.Optimizer], share_of_peak: f
         group["lr"] = group["peak_lr"] * share_of_peak
 
 
-def _summed(mine: evaluate.Scores, on: torch.device, world_size: int) -> evaluate.Scores:
-    if world_size == 1:
+def _summed(mine: evaluate.Scores, me: _Worker) -> evaluate.Scores:
+    if me.world_size == 1:
         return mine
-    loss_sum, confusion = mine.loss_sum.to(on), mine.confusion.to(on)
+    loss_sum, confusion = mine.loss_sum.to(me.device), mine.confusion.to(me.device)
     torch.distributed.all_reduce(loss_sum)
     torch.distributed.all_reduce(confusion)
     return evaluate.Scores(loss_sum.cpu(), confusion.cpu())
 
 
-def _rank_zero_says(answers: tuple[bool, ...], step: int, on: torch.device, world_size: int) -> tuple[bool, ...]:
+def _rank_zero_says(answers: tuple[bool, ...], step: int, me: _Worker) -> tuple[bool, ...]:
     """Rank 0's answers, for all ranks alike; with several ranks only every few steps, since asking costs time."""
-    if world_size == 1:
+    if me.world_size == 1:
         return answers
     if step % AGREE_EVERY_STEPS:
         return (False,) * len(answers)
-    said = torch.tensor(answers, dtype=torch.uint8, device=on)
+    said = torch.tensor(answers, dtype=torch.uint8, device=me.device)
     torch.distributed.broadcast(said, src=0)
     return tuple(bool(answer) for answer in said.tolist())
 

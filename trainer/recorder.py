@@ -5,14 +5,18 @@ Ray Train calls it in the controller's process, which outlives the workers: what
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ray.train import UserCallback
+from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from trainer.errors import in_a_line
 from trainer.record import Record
+
+ATTEMPT = "TRAINER_ATTEMPT"  # in the environment of a worker: the number of its attempt
 
 
 class Recorder(UserCallback):
@@ -27,6 +31,11 @@ class Recorder(UserCallback):
         self._workers = 0
         self._evaluation_seconds = 0.0
         self._outage = False
+
+    @property
+    def next_attempt(self) -> int:
+        """The number of the attempt of workers that are not ready yet."""
+        return self._attempt + 1
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002 # Ray's signature
         """Take one report of every rank."""
@@ -106,3 +115,14 @@ class Recorder(UserCallback):
             finished_at=max(each["time"] for each in metrics),
             evaluation_seconds=self._evaluation_seconds,
         )
+
+
+class AttemptTold(WorkerCallback):
+    """Tells each worker of which attempt it is. Ray Train hands it on from the controller as its workers start."""
+
+    def __init__(self, recorder: Recorder):
+        self._recorder = recorder
+
+    def after_init_train_context(self) -> None:
+        """Put it into the worker's environment."""
+        os.environ[ATTEMPT] = str(self._recorder.next_attempt)

@@ -30,6 +30,8 @@ def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_state(w
     assert len(starts) == 5
     assert run.output().count("its process or node is gone") >= 4
     assert "(raylet)" not in run.output()  # Ray's page about it
+    saved_by = {checkpoint.attempt(run.place, each) for each in run.committed()}
+    assert starts[-1]["attempt"] in saved_by <= {event["attempt"] for event in starts}
     assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
 
 

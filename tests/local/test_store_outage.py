@@ -7,19 +7,13 @@ import pytest
 from object_store import BUCKET, s3_server
 from training import OFTEN, STEPS, Training
 
-from trainer import storage
 from trainer.errors import ExitCode
 
 
 @pytest.fixture
-def between(monkeypatch):
-    """A proxy before an S3 server; this process itself looks past it."""
-    with s3_server() as environment, proxy.before(environment["AWS_ENDPOINT_URL"]) as between:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        storage._store.cache_clear()
-        yield between
-        storage._store.cache_clear()
+def s3():
+    with s3_server() as environment:
+        yield environment
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ import sys
 
 import pytest
 from object_store import BUCKET, s3_server
+from typer.testing import CliRunner
 
-from trainer import checkpoint, storage
+from trainer import checkpoint, resolve, storage
 from trainer.checkpoint import Checkpoint
+from trainer.cli import app
 from trainer.errors import CheckpointError
+from trainer.record import Record
 
 FILES = {
     "model.safetensors": bytes(range(256)) * 40,
@@ -56,6 +59,30 @@ def test_the_newest_is_found_and_read_back_byte_by_byte(run):
     found, files, manifest = checkpoint.newest_valid(run, none_expected)
     assert (found.step, manifest["step"]) == (70, 70)
     assert files == {**FILES, "state.json": b'{"step": 70}'}
+
+
+def test_the_manifest_says_of_which_attempt_it_is_and_an_older_one_that_it_is_not_known(run):
+    checkpoint.commit(run, Checkpoint(5, 1), FILES, {"attempt": 3})
+    checkpoint.commit(run, Checkpoint(8, 1), FILES, {})  # as it was before manifests said it
+    assert checkpoint.read(run, Checkpoint(5, 1))[1]["attempt"] == 3
+    assert checkpoint.newest_valid(run, none_expected)[2]["attempt"] is None
+    assert [checkpoint.attempt(run, Checkpoint(step, 1)) for step in (5, 8)] == [3, None]
+
+
+def test_the_list_of_checkpoints_names_the_attempt_of_each_where_it_can(tmp_path):
+    record = Record(tmp_path / "runs" / "r")
+    record.create(resolve.load("seed"), {})
+    for step, facts in ((5, {"attempt": 3}), (7, {"attempt": 4}), (8, {})):
+        checkpoint.commit(record.place, Checkpoint(step, 1), FILES, facts)
+    storage.write(path(record.place, 7, checkpoint.MANIFEST), b"cut")
+    done = CliRunner().invoke(app, ["checkpoints", "ls", "r", "--storage", str(tmp_path / "runs")])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[:4] for line in done.output.splitlines()] == [
+        ["checkpoint", "step", "attempt", "state"],
+        ["step-00000008-0001", "8", "–", "committed"],
+        ["step-00000007-0001", "7", "–", "committed"],
+        ["step-00000005-0001", "5", "3", "committed"],
+    ]
 
 
 def test_a_run_without_checkpoints_has_none(run):

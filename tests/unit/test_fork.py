@@ -17,7 +17,9 @@ def source(tmp_path):
     record = Record(tmp_path / "runs" / "r1")
     record.create(config(), {})
     for step in (5, 10, 15):
-        checkpoint.commit(record.place, Checkpoint(step, 1), {"model": str(step).encode()}, {"seed": 7, "epoch": 1})
+        checkpoint.commit(
+            record.place, Checkpoint(step, 1), {"model": str(step).encode()}, {"seed": 7, "epoch": 1, "attempt": 2}
+        )
     return record
 
 
@@ -34,7 +36,7 @@ def test_a_new_run_begins_with_the_checkpoint_that_was_asked_for_and_says_whose_
     run = begun(source, tmp_path, named, "optimizer.lr=0.7")
     which, files, manifest = checkpoint.newest_valid(run, None)
     assert (which.step, which.fence, files) == (step, 4, {"model": str(step).encode()})
-    assert (manifest["seed"], manifest["epoch"]) == (7, 1)
+    assert (manifest["seed"], manifest["epoch"], manifest["attempt"]) == (7, 1, None)  # no attempt of this run saved it
     assert manifest["forked_from"] == f"{source.place}/checkpoints/step-{step:08}-0001"
 
 

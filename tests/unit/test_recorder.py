@@ -1,10 +1,13 @@
+import os
+import pickle
+
 import pytest
 from ray.exceptions import OutOfMemoryError
 
 from trainer.errors import TrainingError, in_a_line
 from trainer.metrics import METRICS
 from trainer.record import Record
-from trainer.recorder import Recorder
+from trainer.recorder import ATTEMPT, AttemptTold, Recorder
 
 
 def ready(**changes):
@@ -68,6 +71,18 @@ def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
         recorder.after_report(None, [ready()], None)
         recorder.after_report(None, [progress()], None)
     assert [point["attempt"] for point in Record(tmp_path).points()] == [3, 4]
+
+
+def test_workers_are_told_the_attempt_that_the_record_will_give_them(tmp_path, monkeypatch):
+    monkeypatch.setenv(ATTEMPT, "of another test")
+    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    told = AttemptTold(recorder)
+    for started in (3, 4):
+        told = pickle.loads(pickle.dumps(told))  # as Ray hands it on
+        told.after_init_train_context()
+        assert os.environ[ATTEMPT] == str(started)
+        told._recorder.after_report(None, [ready()], None)
+        assert Record(tmp_path).events()[-1]["attempt"] == started
 
 
 def test_an_interval_without_samples_has_no_loss(recorder, tmp_path):
