@@ -54,11 +54,7 @@ def before(tools: None) -> Iterator[set[str]]:
 
 
 def settled() -> set[str]:
-<<<<<<< HEAD
     """Every object of a new cluster, when Kubernetes has made all that belongs to it: of late nodes it comes late."""
-=======
-    """Every object of a new cluster, when Kubernetes has made all that belongs to it: late nodes bring more."""
->>>>>>> b8210266cf99444bd27a7672a0967822ad479465
     ready = ("--all", "--for=condition=Ready", "--timeout=180s")
     kubectl("wait", "nodes", *ready)
     for namespace in ("kube-system", "local-path-storage"):
