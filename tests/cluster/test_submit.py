@@ -123,8 +123,8 @@ def first_seen(pattern):
 
 def driver_ended(run):
     """When the driver of a run ended, by its RayJob."""
-    status = get("rayjob", run)["status"]
-    return explain.seconds(status["rayJobInfo"]["endTime"]) if "rayJobInfo" in status else 0.0
+    ended = get("rayjob", run)["status"].get("rayJobInfo", {}).get("endTime")
+    return explain.seconds(ended) if ended else 0.0
 
 
 # of the chart, of the command; exit code, words, and when it could be known
@@ -160,7 +160,7 @@ HELD_UP = {
 }
 
 
-@pytest.mark.parametrize("run", kube.long_but(HELD_UP, "wrong-image", "no-gpu"))
+@pytest.mark.parametrize("run", kube.long_but(HELD_UP))
 def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deployed, store, run):
     values, arguments, expected, words, known_at = HELD_UP[run]
     kube.forget(store, run)
@@ -174,6 +174,7 @@ def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deploy
     ends_within_time(command, known)
 
 
+@pytest.mark.long
 def test_without_an_operator_it_is_said_that_nobody_takes_the_run_up(deployed, store):
     kube.forget(store, "no-operator")
     operator = ("deployment/kuberay-operator", "--namespace", "kuberay-system")
@@ -236,7 +237,7 @@ def test_a_run_that_fails_ends_with_its_own_sentence_and_no_new_cluster_is_made_
     cli.remove(run)
     assert code == expected, command.text
     assert re.search(words, command.text), command.text
-    assert len(clusters) == 1
+    assert len(clusters) == 1, command.text
     assert status.events()[0]["exit_code"] == expected
     ends_within_time(command, ended)
 
