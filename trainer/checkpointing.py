@@ -13,13 +13,15 @@ import torch
 import torch.distributed
 from torch import nn
 
-from trainer import __version__, checkpoint, fetch, rollback
+from trainer import __version__, checkpoint, fetch, rollback, storage
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
 from trainer.errors import OutageError
 from trainer.preemption import SAVE_EVERY_S, Notice
 from trainer.saver import RETRY_EVERY_S, Saver
 from trainer.state import capture, from_files, restore
+
+QUIET_S = 5.0  # how long the end of a run waits for an object store without saying so
 
 
 class Checkpoints:
@@ -145,6 +147,21 @@ class Checkpoints:
         """``saving_seconds``: how long saving held up training since the last call; ``outage``: why none is saved."""
         stall, self._stall_s = self._stall_s, 0.0
         return {"saving_seconds": stall, "outage": self._saver.outage if self._saver is not None else None}
+
+    def held_up(self) -> dict[str, Any] | None:
+        """If an object store has not taken the last state for a moment: ``outage``, why, and ``waits_s`` for `finish`.
+
+        Every rank must call it.
+        """
+        if not storage.is_remote(self._run):
+            return None
+        agreed = [self._saver.held_up(QUIET_S) if self._saver is not None else None]
+        if self._world_size > 1:
+            torch.distributed.broadcast_object_list(agreed, src=0)
+        if agreed[0] is None:
+            return None
+        outage, waits_s = agreed[0]
+        return {"outage": outage, "waits_s": waits_s}
 
     def finish(self) -> None:
         """Return when the last state is saved.

@@ -89,7 +89,9 @@ def train(
     with _failure_shown(log_format):
         result = launch.run(plan, lambda: [progress.choose(log_format.value, settings), *exporters], say)
     try:
-        result = _with_report(plan.record, result)
+        display = progress.choose("json" if log_format is LogFormat.JSON else "plain", settings)
+        with progress.Follower(plan.record, display):  # it may have to wait for the storage, and says so
+            result = _with_report(plan.record, result)
     finally:  # also if there is no room for the report
         _show_result(plan.record, result, log_format)
     for exporter in exporters:

@@ -82,28 +82,28 @@ def _run_alone(
     error: Exception | None = None
     status = "finished"
     pusher = Pusher(record, lease.look)
-    try:
-        with ExitStack() as following:
+    with ExitStack() as following:  # to the very end: it may have to wait for the storage, and says so
+        try:
             for display in displays():  # a thread for each: a terminal that is held up holds up no other
                 following.enter_context(Follower(record, display))
             _announce(plan, plan.fork if forked else None)
             _train_on_ray(plan, attempt, lease.fence, found)
-    except (KeyboardInterrupt, SystemExit):
-        status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
-    except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
-        status, error = "failed", failure
-    if status != "interrupted" and not isinstance(error, OutageError):  # these two have not the time to ask
-        with suppress(StorageError):
-            lease.look()  # a worker may have learnt it first
-    if lease.taken_by is not None:  # the record is another's now
-        raise ConflictError(f"{lease.taken_by} has taken over {record.place}, since this process seemed dead.")
-    result = summarise(record, clock, status, error)
-    try:
-        record.write_result(result)
-        record.add_event("run_ended", status=status)
-        pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
-    except StorageError as lost:
-        error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
+        except (KeyboardInterrupt, SystemExit):
+            status, error = "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept.")
+        except Exception as failure:  # noqa: BLE001 # raised again below, when the record is complete
+            status, error = "failed", failure
+        if status != "interrupted" and not isinstance(error, OutageError):  # these two have not the time to ask
+            with suppress(StorageError):
+                lease.look()  # a worker may have learnt it first
+        if lease.taken_by is not None:  # the record is another's now
+            raise ConflictError(f"{lease.taken_by} has taken over {record.place}, since this process seemed dead.")
+        result = summarise(record, clock, status, error)
+        try:
+            record.write_result(result)
+            record.add_event("run_ended", status=status)
+            pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
+        except StorageError as lost:
+            error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
     if error is not None:
         raise error
     return result

@@ -174,6 +174,8 @@ class _EpochEnd:
         if epoch == self._config.epochs:
             numbers["confusion"] = scores.confusion.tolist()
             numbers["mistakes"] = evaluate.worst_mistakes(self._test_share, self._test_positions, log_probabilities)
+            if held_up := self._checkpoints.held_up():
+                _report({"phase": "saving", **held_up})
             self._checkpoints.finish()
             numbers["outage"] = None  # if there was one: all is saved now
             if self._me.rank == 0:

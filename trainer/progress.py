@@ -233,10 +233,12 @@ def event_sentence(event: dict[str, Any]) -> str | None:
     if event["event"] == "rolled_back":
         first, last = event["left_out"]
         return f"gone back to before the loss became no number; steps {first} to {last} are left out"
+    if event["event"] == "storage_away" and "waits_s" in event:  # at the end: there is nothing else to do
+        return f"{event['message']} Waiting for it, at most {event['waits_s']:.0f} s."
     if event["event"] == "storage_away":
         return f"no checkpoint can be saved at the moment, training goes on: {event['message']}"
     if event["event"] == "storage_back":
-        return "checkpoints are saved again"
+        return "the storage is back; what waited for it is saved"
     if event["event"] == "worker_failed":
         return f"worker {event['rank']} failed: {event['error']}"
     if event["event"] == "cluster":  # said by the follower of a run on Kubernetes, not by the run

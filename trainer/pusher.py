@@ -6,10 +6,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from trainer import storage
 from trainer.errors import StorageError
 from trainer.record import Record
 
 PUSH_EVERY_S = 5.0  # how old the copy may be
+QUIET_S = 5.0  # how long the end of a run waits for the store without saying so
+# The push that is under way, and the last one: each is over with the first request that is not answered.
+WAITS_S = 2.0 * storage.DEADLINE_S
 
 
 class Pusher:
@@ -27,7 +31,7 @@ class Pusher:
             self._thread.start()
 
     def finish(self, patience_s: float | None = None) -> None:
-        """Push for the last time, and wait for it: at most `patience_s`, or as long as the store's own deadline.
+        """Push for the last time, and wait for it: at most `patience_s`, or WAITS_S without an answer, which is said.
 
         Raises:
             StorageError: the store did not take all; says where the record is kept instead.
@@ -35,11 +39,23 @@ class Pusher:
         self._over.set()
         if not self._record.remote:
             return
-        self._thread.join(patience_s)
-        if self._thread.is_alive():
+        self._thread.join(QUIET_S if patience_s is None else patience_s)
+        if self._thread.is_alive() and patience_s is None:
+            self._wait_for_store()
+        elif self._thread.is_alive():
             self._failure = StorageError(f"storage: {self._record.remote} did not take the record in {patience_s:g} s.")
         if self._failure is not None:
             raise StorageError(f"{self._failure} The record is kept in {self._record.keep()}.")
+
+    def _wait_for_store(self) -> None:
+        away = str(self._failure or f"storage: {self._record.remote} has not taken the record in {QUIET_S:g} s.")
+        with suppress(StorageError):  # a full disk: nobody hears of it
+            self._record.add_event("storage_away", message=away, waits_s=WAITS_S)
+        self._thread.join()
+        if self._failure is None:
+            with suppress(StorageError):
+                self._record.add_event("storage_back")
+            self._push(warn=False)  # what was said meanwhile
 
     def _follow(self) -> None:
         while not self._over.wait(PUSH_EVERY_S):

@@ -44,6 +44,10 @@ class Recorder(UserCallback):
         if first["phase"] == "ready":
             self._ready(record, metrics)
             return
+        if first["phase"] == "saving":  # the last state, which an object store does not take
+            record.add_event("storage_away", message=first["outage"], waits_s=first["waits_s"])
+            self._outage = True
+            return
         self._note_outage(record, first["outage"])
         record.add_point(self._point(metrics))
         if "confusion" in first:

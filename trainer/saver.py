@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer import checkpoint, lease
+from trainer import checkpoint, lease, storage
 from trainer.errors import CheckpointError, OutageError, StorageError, in_a_line
 from trainer.state import State, to_files
 
@@ -26,7 +26,7 @@ class Saver:
         self._run, self._fence, self._facts = run, fence, facts
         self._keep, self._max_outage_s = keep, max_outage_s
         self.outage: str | None = None
-        self._given = time.monotonic()
+        self._given = self._began = time.monotonic()
         self._waiting: tuple[int, int, State] | None = None
         self._scores: dict[int, float] = {}  # that came since the thread last looked
         self._failure: CheckpointError | StorageError | None = None
@@ -57,6 +57,19 @@ class Saver:
             self._scores[step] = accuracy
             self._change.notify_all()
 
+    def held_up(self, quiet_s: float) -> tuple[str, float] | None:
+        """Why the last state is still not committed after a moment, and how long `finish` waits for it at most.
+
+        None if it is, or if `finish` will say why it cannot be.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._is_done() or self.outage is not None, quiet_s)
+            if self._is_done():
+                return None
+        why = self.outage or f"storage: {self._run} has not taken the last checkpoint in {quiet_s:g} s."
+        left_s = self._began + self._max_outage_s - time.monotonic()
+        return why, max(0.0, left_s) + RETRY_EVERY_S + storage.DEADLINE_S  # a try may begin just before that is over
+
     def finish(self) -> None:
         """Return when the last state is committed.
 
@@ -64,10 +77,13 @@ class Saver:
             CheckpointError, StorageError: it could not be.
         """
         with self._change:
-            self._change.wait_for(lambda: self._failure or not (self._busy or self._waiting or self._scores))
+            self._change.wait_for(self._is_done)
             self._over = True
             self._change.notify_all()
             self._raise_failure()
+
+    def _is_done(self) -> bool:
+        return self._failure is not None or not (self._busy or self._waiting or self._scores)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -92,13 +108,13 @@ class Saver:
                     return
 
     def _saved(self) -> CheckpointError | StorageError | None:
-        began = time.monotonic()
+        self._began = time.monotonic()
         while True:
             try:
                 self._try()
             except OutageError as error:  # noqa: PERF203 # the loop is for trying again
                 self.outage = str(error)
-                if time.monotonic() - began >= self._max_outage_s:
+                if time.monotonic() - self._began >= self._max_outage_s:
                     return OutageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
                 time.sleep(RETRY_EVERY_S)
             except (CheckpointError, StorageError) as error:

@@ -18,10 +18,12 @@ def s3():
 
 @pytest.fixture
 def train(between, tmp_path, data_folder):
-    def start(**faults):
+    def start(*options, **faults):
         through = {"AWS_ENDPOINT_URL": between.endpoint}
         # a place of its own: the servers of one process have their buckets in common
-        return Training(tmp_path, *OFTEN, storage=f"s3://{BUCKET}/{tmp_path.name}", environment=through, **faults)
+        return Training(
+            tmp_path, *OFTEN, *options, storage=f"s3://{BUCKET}/{tmp_path.name}", environment=through, **faults
+        )
 
     return start
 
@@ -39,6 +41,23 @@ def test_a_store_that_fails_three_requests_in_ten_and_then_all_for_a_while_costs
     assert training.events("worker_failed") == []
     assert len(training.events("training_started")) == 1
     assert training.committed()[0].step == STEPS
+    assert training.result()["status"] == "finished"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_store_that_is_away_when_training_is_over_is_waited_for_and_the_run_says_so(workers, between, train):
+    with train("--workers", workers, pace_s=0.2) as training:
+        training.until(training.committed)
+        training.trains(STEPS - 5)
+        between.fault = proxy.AWAY
+        training.until(lambda: "Waiting for it, at most " in training.output())
+        between.fault = proxy.HEALTHY
+        assert training.ends() == 0, training.output()
+    assert "the storage is back" in training.output()
+    assert training.committed()[0].step == STEPS
+    waits = [event["waits_s"] for event in training.events("storage_away") if "waits_s" in event]
+    assert 60 < waits[0] <= 662  # checkpoint.max_outage_s, a pause, and a request that is not answered
+    assert training.events("storage_away", "storage_back")[-1]["event"] == "storage_back"
     assert training.result()["status"] == "finished"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from trainer import pusher, resolve, storage
 from trainer.errors import StorageError
+from trainer.progress import Follower, PlainDisplay
 from trainer.pusher import Pusher
 from trainer.record import Record, discard_scratch
 
@@ -69,6 +70,42 @@ def test_a_mocked_bucket_that_is_away_for_a_while_is_one_warning_and_nothing_is_
     (warning,) = [event["message"] for event in record.events() if event["event"] == "warning"]
     assert "Training goes on" in warning
     assert {"config.yaml", "events.jsonl"} <= set(bucket)
+
+
+def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_says_so_once(
+    record, bucket, monkeypatch, capsys
+):
+    monkeypatch.setattr(pusher, "QUIET_S", 0.05)
+    back, to_bucket = threading.Event(), storage.write
+
+    def write(uri, content):
+        assert not storage.is_remote(uri) or back.wait(30)
+        to_bucket(uri, content)
+
+    monkeypatch.setattr(storage, "write", write)
+    pushing = Pusher(record)
+    with Follower(record, PlainDisplay(record.config())):
+        ending = threading.Thread(target=pushing.finish)
+        ending.start()
+        wait_until(lambda: "storage_away" in kinds(record))
+        back.set()
+        ending.join(10)
+    assert kinds(record) == ["storage_away", "storage_back"]
+    assert b"storage_back" in bucket["events.jsonl"]
+    shown = [line.partition("  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        "storage: s3://bucket/r1 has not taken the record in 0.05 s. Waiting for it, at most 120 s.",
+        "the storage is back; what waited for it is saved",
+    ]
+
+
+def test_a_mocked_bucket_that_takes_the_record_at_once_is_not_talked_about(record, bucket):
+    Pusher(record).finish()
+    assert kinds(record) == []
+
+
+def kinds(record):
+    return [event["event"] for event in record.events()]
 
 
 def test_a_mocked_bucket_that_stays_away_is_an_error_with_the_place_of_the_record(record, bucket):

@@ -6,6 +6,7 @@ from ray.exceptions import OutOfMemoryError
 
 from trainer.errors import TrainingError, in_a_line
 from trainer.metrics import METRICS
+from trainer.progress import event_sentence
 from trainer.record import Record
 from trainer.recorder import ATTEMPT, AttemptTold, Recorder
 
@@ -155,6 +156,19 @@ def test_an_outage_of_the_storage_is_an_event_when_it_begins_and_when_it_is_over
     seen = [event for event in Record(tmp_path).events() if event["event"].startswith("storage_")]
     assert [event["event"] for event in seen] == ["storage_away", "storage_back"]
     assert seen[0]["message"] == "storage: away."
+
+
+def test_a_storage_that_is_waited_for_at_the_end_is_an_event_with_the_longest_wait_also_if_it_was_away_before(
+    recorder, tmp_path
+):
+    recorder.after_report(None, [ready()], None)
+    recorder.after_report(None, [progress(outage="storage: away.")], None)
+    recorder.after_report(None, [{"phase": "saving", "outage": "storage: still away.", "waits_s": 660.0}], None)
+    recorder.after_report(None, [progress(outage=None)], None)
+    _, first, last, back = Record(tmp_path).events()
+    assert [first["event"], last["event"], back["event"]] == ["storage_away", "storage_away", "storage_back"]
+    assert event_sentence(first) == "no checkpoint can be saved at the moment, training goes on: storage: away."
+    assert event_sentence(last) == "storage: still away. Waiting for it, at most 660 s."
 
 
 def test_steps_that_are_left_out_are_an_event(recorder, tmp_path):

@@ -245,3 +245,55 @@ def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(ru
     saves.finish()
     assert [each.step for each in checkpoint.look(run).committed] == [2]
     assert saves.outage is None
+
+
+def test_a_store_that_is_away_at_the_end_is_known_to_hold_it_up_until_it_is_back(run, monkeypatch):
+    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    away, real = threading.Event(), checkpoint.commit
+    away.set()
+
+    def commit(*arguments):
+        if away.is_set():
+            raise OutageError("storage: away.")
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "commit", commit)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
+    saves.save(1, 1, state())
+    while saves.outage is None:
+        time.sleep(0.01)
+    why, waits_s = saves.held_up(60)  # it is known already: nobody waits a minute
+    assert why == "storage: away."
+    assert 80 < waits_s < 91  # what is left of the 30 s, and a request that then is not answered
+    away.clear()
+    saves.finish()
+    assert saves.held_up(60) is None
+
+
+def test_a_store_that_does_not_answer_at_the_end_is_said_to_hold_it_up_before_the_request_fails(run, monkeypatch):
+    back, real = threading.Event(), checkpoint.commit
+
+    def commit(*arguments):
+        assert back.wait(30)
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "commit", commit)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
+    saves.save(1, 1, state())
+    why, _ = saves.held_up(0.05)
+    assert why == f"storage: {run} has not taken the last checkpoint in 0.05 s."
+    back.set()
+    assert saves.held_up(60) is None
+    saves.finish()
+
+
+def test_what_could_not_be_saved_is_no_hold_up_but_an_error(run, monkeypatch):
+    def refused(*_):
+        raise StorageError("storage: refused.")
+
+    monkeypatch.setattr(checkpoint, "commit", refused)
+    saves = Saver(run, 1, {}, keep=3, max_outage_s=600)
+    saves.save(1, 1, state())
+    assert saves.held_up(60) is None
+    with pytest.raises(StorageError, match="refused"):
+        saves.finish()
