@@ -257,7 +257,7 @@ def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
 
     pages.write(record)
     counted = count_report(record, result)
-    Pusher(record).finish()
+    Pusher(record).finish(max_outage_s=record.config().checkpoint.max_outage_s)
     return counted
 
 

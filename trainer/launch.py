@@ -101,7 +101,8 @@ def _run_alone(
         try:
             record.write_result(result)
             record.add_event("run_ended", status=status)
-            pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None)
+            outage_s = 0.0 if isinstance(error, OutageError) else plan.config.checkpoint.max_outage_s
+            pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None, outage_s)
         except StorageError as lost:
             error = type(error)(f"{error} {lost}") if isinstance(error, TrainerError) else error or lost
     if error is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from trainer import storage
-from trainer.errors import StorageError
+from trainer.errors import OutageError, StorageError
 from trainer.record import Record
 
 PUSH_EVERY_S = 5.0  # how old the copy may be
 QUIET_S = 5.0  # how long the end of a run waits for the store without saying so
-# The push that is under way, and the last one: each is over with the first request that is not answered.
+RETRY_EVERY_S = 2.0
+# The push that is under way, and one that begins at the last moment: each is over with the first request that is not
+# answered.
 WAITS_S = 2.0 * storage.DEADLINE_S
 
 
@@ -26,16 +29,20 @@ class Pusher:
         self._record, self._taken_by = record, taken_by
         self._over = threading.Event()
         self._failure: StorageError | None = None
+        self._max_outage_s = 0.0
         self._thread = threading.Thread(target=self._follow, name="push-record", daemon=True)
         if record.remote:
             self._thread.start()
 
-    def finish(self, patience_s: float | None = None) -> None:
-        """Push for the last time, and wait for it: at most `patience_s`, or WAITS_S without an answer, which is said.
+    def finish(self, patience_s: float | None = None, max_outage_s: float = 0.0) -> None:
+        """Push for the last time, and wait for it: at most `patience_s`, or through an outage of `max_outage_s`.
+
+        Without an answer it is said how long that may take.
 
         Raises:
             StorageError: the store did not take all; says where the record is kept instead.
         """
+        self._max_outage_s = max_outage_s
         self._over.set()
         if not self._record.remote:
             return
@@ -50,7 +57,7 @@ class Pusher:
     def _wait_for_store(self) -> None:
         away = str(self._failure or f"storage: {self._record.remote} has not taken the record in {QUIET_S:g} s.")
         with suppress(StorageError):  # a full disk: nobody hears of it
-            self._record.add_event("storage_away", message=away, waits_s=WAITS_S)
+            self._record.add_event("storage_away", message=away, waits_s=WAITS_S + self._max_outage_s)
         self._thread.join()
         if self._failure is None:
             with suppress(StorageError):
@@ -60,7 +67,11 @@ class Pusher:
     def _follow(self) -> None:
         while not self._over.wait(PUSH_EVERY_S):
             self._push(warn=self._failure is None)
+        until = time.monotonic() + self._max_outage_s
         self._push(warn=False)
+        while isinstance(self._failure, OutageError) and time.monotonic() < until:
+            time.sleep(RETRY_EVERY_S)
+            self._push(warn=False)
 
     def _push(self, warn: bool) -> None:
         self._failure = self._tried()

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from trainer import pusher, resolve, storage
-from trainer.errors import StorageError
+from trainer.errors import OutageError, StorageError
 from trainer.progress import Follower, PlainDisplay
 from trainer.pusher import Pusher
 from trainer.record import Record, discard_scratch
@@ -34,7 +34,7 @@ def bucket(monkeypatch):
             return
         held.asked.set()
         if held.away:
-            raise StorageError(f"storage: {uri} cannot be written.")
+            raise OutageError(f"storage: {uri} cannot be written.")
         held[uri.rsplit("/", 1)[-1]] = content
 
     monkeypatch.setattr(storage, "write", write)
@@ -97,6 +97,21 @@ def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_sa
         "storage: s3://bucket/r1 has not taken the record in 0.05 s. Waiting for it, at most 120 s.",
         "the storage is back; what waited for it is saved",
     ]
+
+
+def test_a_mocked_bucket_that_answers_with_failures_at_the_end_is_tried_until_the_outage_may_last_no_longer(
+    record, bucket, monkeypatch
+):
+    monkeypatch.setattr(pusher, "RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(pusher, "QUIET_S", 0.05)
+    bucket.away = True
+    pushing = Pusher(record)
+    ending = threading.Thread(target=pushing.finish, kwargs={"max_outage_s": 60.0})
+    ending.start()
+    wait_until(lambda: "storage_away" in kinds(record))
+    bucket.away = False
+    ending.join(10)
+    assert "config.yaml" in bucket
 
 
 def test_a_mocked_bucket_that_takes_the_record_at_once_is_not_talked_about(record, bucket):
