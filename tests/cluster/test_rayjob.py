@@ -88,7 +88,7 @@ def test_the_last_values_in_prometheus_are_those_of_the_record(run, prometheus):
         if metric.split is None
     }
     assert there.pop("progress") == 1.0
-    events = run.record.events()[:-1]  # all but the run's end
+    events = run.record.events()
     parts = account(events, run.record.points(), events[-1]["time"])
     assert there.pop("goodput") == pytest.approx(parts["goodput"])
     assert there == {key: pytest.approx(last[key]) for key in there}
