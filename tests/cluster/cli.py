@@ -53,6 +53,7 @@ class Command:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
             raise AssertionError(f"still running after {seconds:.0f} s:\n{self.text}\n{kube.state()}") from None
         finally:
             self.ended_at = time.time()
@@ -80,8 +81,21 @@ def start(*arguments: str, kubeconfig: Path | None = None, log_format: str | Non
     shown = ["--log-format", log_format] if log_format and arguments[0] == "submit" else []
     command = [sys.executable, "-m", "trainer", *arguments, "--context", kube.CONTEXT, *shown]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment, bufsize=1)
+    process = subprocess.Popen(
+        command,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        bufsize=1,
+        preexec_fn=_hear_ctrl_c,
+    )
     return Command(process).start_reading()
+
+
+def _hear_ctrl_c() -> None:
+    # also where these tests run in the background of a script, which ignores it and hands that on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def trainer(*arguments: str, seconds: float = 300, **options: Any) -> tuple[int, Command]:
