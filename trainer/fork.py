@@ -13,14 +13,8 @@ from trainer.record import Record
 BEST = "best"
 # What a checkpoint's weights, optimizer state and step count are of; everything else a fork may change.
 FITS = ("model.", "optimizer.name", "global_batch_size", "data.validation_samples")
-OF_THE_ORIGINAL = (
-    "format",
-    "name",
-    "step",
-    "fence",
-    "attempt",
-    "files",
-)  # in a manifest; the copy has its own, or none
+# In a manifest; the copy has its own, or none.
+OF_THE_ORIGINAL = ("format", "name", "step", "fence", "attempt", "files")
 
 
 @dataclass(frozen=True)

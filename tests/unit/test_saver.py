@@ -222,7 +222,8 @@ def test_a_state_that_was_never_saved_is_not_the_best(run):
     assert checkpoint.best(run) is None
 
 
-def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(run, monkeypatch):
+def taken_away(monkeypatch):
+    """No checkpoint can be committed until the first event is cleared; the second says that one was tried."""
     monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
     away, tried, real = threading.Event(), threading.Event(), checkpoint.commit
     away.set()
@@ -234,6 +235,11 @@ def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(ru
         real(*arguments)
 
     monkeypatch.setattr(checkpoint, "commit", commit)
+    return away, tried
+
+
+def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(run, monkeypatch):
+    away, tried = taken_away(monkeypatch)
     saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
     saves.save(1, 1, state())
     assert tried.wait(10)
@@ -248,16 +254,7 @@ def test_during_an_outage_a_newer_state_takes_the_place_of_the_one_that_waits(ru
 
 
 def test_a_store_that_is_away_at_the_end_is_known_to_hold_it_up_until_it_is_back(run, monkeypatch):
-    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
-    away, real = threading.Event(), checkpoint.commit
-    away.set()
-
-    def commit(*arguments):
-        if away.is_set():
-            raise OutageError("storage: away.")
-        real(*arguments)
-
-    monkeypatch.setattr(checkpoint, "commit", commit)
+    away, _ = taken_away(monkeypatch)
     saves = Saver(run, 1, {}, keep=3, max_outage_s=30)
     saves.save(1, 1, state())
     while saves.outage is None:
