@@ -9,18 +9,17 @@ gives the group of workers that saved it. Manifests that are older have none, no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer import storage
+from trainer import manifest, storage
 from trainer.errors import CheckpointError
+from trainer.manifest import MANIFEST
 
 FOLDER = "checkpoints"
-MANIFEST = "MANIFEST.json"
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1
 BEST = "best.json"
@@ -94,23 +93,20 @@ def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: 
     place = storage.join(run, FOLDER, checkpoint.name)
     for name, content in files.items():
         storage.write(storage.join(place, name), content)
-    manifest = {
-        "format": FORMAT,
-        **facts,
-        "name": checkpoint.name,
-        "step": checkpoint.step,
-        "fence": checkpoint.fence,
-        "files": {name: {"size": len(content), "sha256": _sha256(content)} for name, content in files.items()},
-    }
-    if not storage.create(storage.join(place, MANIFEST), _sealed(manifest)):
+    sealed = manifest.seal(
+        {
+            "format": FORMAT,
+            **facts,
+            "name": checkpoint.name,
+            "step": checkpoint.step,
+            "fence": checkpoint.fence,
+            "files": {name: manifest.facts(content) for name, content in files.items()},
+        }
+    )
+    if not storage.create(storage.join(place, MANIFEST), sealed):
         raise CheckpointError(
             f"{place} was committed before, and not by this save; another process writes to this run."
         )
-
-
-def _sealed(manifest: dict[str, Any]) -> bytes:
-    text = json.dumps(manifest, indent=1, sort_keys=True)
-    return json.dumps({"manifest": manifest, "sha256": _sha256(text.encode())}, indent=1, sort_keys=True).encode()
 
 
 def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -121,18 +117,15 @@ def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, 
         CheckpointError: it is damaged; says how.
     """
     place = storage.join(run, FOLDER, checkpoint.name)
-    manifest = _manifest(run, checkpoint)
+    said = _manifest(run, checkpoint)
     files = {}
-    for name, expected in manifest["files"].items():
+    for name, expected in said["files"].items():
         content = storage.read(storage.join(place, name))
-        if content is None:
-            raise CheckpointError(f"{name} is missing")
-        if len(content) != expected["size"]:
-            raise CheckpointError(f"{name} has {len(content)} bytes instead of {expected['size']}")
-        if _sha256(content) != expected["sha256"]:
-            raise CheckpointError(f"{name} is not what was written: its sha256 is another")
+        damage = manifest.damage(content, expected)
+        if content is None or damage is not None:
+            raise CheckpointError(f"{name} {damage}")
         files[name] = content
-    return files, manifest
+    return files, said
 
 
 def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -140,34 +133,43 @@ def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
     if content is None:
         raise CheckpointError(f"{MANIFEST} is missing")
     try:
-        sealed = json.loads(content)
-        manifest: dict[str, Any] = sealed["manifest"]
-        intact = sealed["sha256"] == _sha256(json.dumps(manifest, indent=1, sort_keys=True).encode())
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{MANIFEST} is cut or damaged") from None
-    if not intact or manifest["name"] != checkpoint.name:
-        raise CheckpointError(f"{MANIFEST} is not what was written: its sha256 is another")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{MANIFEST} has format {manifest['format']}; this trainer reads {FORMAT}")
-    return {"attempt": None, **manifest}
+        said = manifest.unseal(content)
+    except ValueError as damage:
+        raise CheckpointError(f"{MANIFEST} {damage}") from None
+    if said["name"] != checkpoint.name:
+        raise CheckpointError(f"{MANIFEST} is that of {said['name']}")
+    if said["format"] != FORMAT:
+        raise CheckpointError(f"{MANIFEST} has format {said['format']}; this trainer reads {FORMAT}")
+    return {"attempt": None, **said}
 
 
 def newest_valid(
-    run: str, quarantined: Callable[[Checkpoint, str], None]
+    run: str,
+    quarantined: Callable[[Checkpoint, str], None],
+    passed_over: Callable[[Checkpoint], None] = lambda _: None,
 ) -> tuple[Checkpoint, dict[str, bytes], dict[str, Any]] | None:
     """The newest checkpoint that verifies, or None where there never was one; damaged ones are marked on the way.
+
+    `passed_over` hears of those that are newer and have no manifest: a save was cut off, or it was deleted.
 
     Raises:
         StorageError: the storage does not answer.
         CheckpointError: there are checkpoints and none of them is valid: starting again would hide that.
     """
     found = look(run)
+    valid = None
     for checkpoint in found.committed:
         try:
-            return checkpoint, *read(run, checkpoint)
-        except CheckpointError as damage:  # noqa: PERF203 # each one may be damaged in its own way
+            valid = checkpoint, *read(run, checkpoint)
+            break
+        except CheckpointError as damage:  # each one may be damaged in its own way
             mark(run, checkpoint, str(damage))
             quarantined(checkpoint, str(damage))
+    for checkpoint in found.unfinished:
+        if valid is None or checkpoint > valid[0]:
+            passed_over(checkpoint)
+    if valid is not None:
+        return valid
     lost = sorted([*found.committed, *found.quarantined], reverse=True)
     if lost:
         raise CheckpointError(
@@ -252,15 +254,11 @@ def best(run: str) -> Best | None:
         StorageError: the storage does not answer.
     """
     try:
-        return Best(**json.loads(storage.read(storage.join(run, FOLDER, BEST)) or b""))
-    except (ValueError, TypeError):  # none, or damaged: the next epoch's is as good as any
+        return Best(**manifest.unseal(storage.read(storage.join(run, FOLDER, BEST)) or b""))
+    except ValueError:  # none, or damaged: the next epoch's is as good as any
         return None
 
 
 def note_best(run: str, new: Best) -> None:
     """Put down which checkpoint is the best."""
-    storage.write(storage.join(run, FOLDER, BEST), json.dumps(asdict(new)).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    storage.write(storage.join(run, FOLDER, BEST), manifest.seal(asdict(new)))

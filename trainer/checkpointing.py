@@ -28,8 +28,8 @@ class Checkpoints:
     """Those of a run, for one rank; `settings` as for `loop.train`.
 
     `resumed` says where training began: ``step``, ``resumed_from`` (a checkpoint's name, or None), ``damaged``, a
-    sentence for each checkpoint that was put aside, and ``left_out``, the first and last of the steps ahead that are
-    left out, or None.
+    sentence for each checkpoint that was put aside, ``unfinished``, names of newer ones without a manifest, and
+    ``left_out``, the first and last of the steps ahead that are left out, or None.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Checkpoints:
     ):
         self._run, self._config, self._network, self._optimizers = settings["run"], config, network, optimizers
         self._on, self._rank, self._world_size = on, rank, world_size
-        self.resumed: dict[str, Any] = {"step": 0, "resumed_from": None, "damaged": [], "left_out": None}
+        self.resumed: dict[str, Any] = {"step": 0, "resumed_from": None, "left_out": None}
+        self.resumed |= {"damaged": [], "unfinished": []}
         self._left_out = range(0)
         self._stall_s = 0.0
         self._notice = Notice() if settings["preemptible"] else None
@@ -95,7 +96,9 @@ class Checkpoints:
         began = time.monotonic()
         while True:
             try:
-                which, files, _ = checkpoint.newest_valid(self._run, self._note_damage) or (None, {}, {})
+                self.resumed["unfinished"] = []
+                found = checkpoint.newest_valid(self._run, self._note_damage, self._note_unfinished)
+                which, files, _ = found or (None, {}, {})
                 left_out = rollback.left_out(self._run)
             except OutageError:  # noqa: PERF203 # the loop is for trying again
                 if time.monotonic() - began >= self._config.checkpoint.max_outage_s:
@@ -110,6 +113,9 @@ class Checkpoints:
 
     def _note_damage(self, which: Checkpoint, damage: str) -> None:
         self.resumed["damaged"].append(f"{which.name}: {damage}")
+
+    def _note_unfinished(self, which: Checkpoint) -> None:
+        self.resumed["unfinished"].append(which.name)
 
     def is_due(self) -> bool:
         """Whether it is time to save; rank 0 knows."""

@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import __version__, cli_cluster, config, resolve, storage
+from trainer import __version__, cli_cluster, config, finished, resolve, storage
+from trainer.checkpoint import WEIGHTS
 from trainer.cli_checkpoints import checkpoints
-from trainer.errors import ConfigError, ExitCode, TrainerError
+from trainer.errors import ConfigError, ExitCode, StorageError, TrainerError
 from trainer.options import (
     CpusPerWorker,
     Data,
@@ -77,6 +78,8 @@ def train(
             raise ConfigError(f"--from: {from_checkpoint} is where a fork begins; name the new run by --fork.")
         plan = preflight.prepare(run_name, settings, storage.normalise(runs), data, source, from_checkpoint)
     if plan.finished is not None:
+        for damage in plan.damage:
+            say(f"warning: {damage}")
         say(f"Run {run_name} is finished already, with this config.")
         _show_result(plan.record, plan.finished, log_format)
         return
@@ -115,7 +118,7 @@ def _dry_run(plan: Any, say: Any) -> None:
     from trainer import fetch, preflight
 
     fetch.find(plan.data_folder, say)
-    for warning in preflight.warnings(plan.config):
+    for warning in [*plan.damage, *preflight.warnings(plan.config)]:
         say(f"warning: {warning}")
     say(
         f"Run {plan.record.name} can start: {plan.config.total_steps} steps, {plan.cpus_per_worker} CPU cores a worker."
@@ -154,6 +157,10 @@ def _find_weights(
             raise ConfigError(f"{target} holds weights, not their network; say which by --recipe or --config.")
         return storage.normalise(target), resolve.load(recipe, file, overrides)
     record = find(target, storage.normalise(runs))
+    if damage := finished.damage(record).get(WEIGHTS):
+        raise StorageError(
+            f"{record.weights} {damage}; the same `trainer train` makes it anew from the last checkpoint."
+        )
     return record.weights, record.config()
 
 
@@ -171,6 +178,9 @@ def report(
 
     place = storage.normalise(runs)
     records = [find(target, place) for target in targets]
+    for record in records:
+        for name, damage in finished.damage(record).items():
+            typer.echo(f"warning: {_shown(storage.join(record.place, name))} {damage}", err=True)
     if len(records) > 1:
         beside = Path("comparison") if storage.is_remote(place) else Path(place) / "comparison"
         page = str(pages.write_comparison(records, output or beside))
@@ -257,6 +267,7 @@ def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
 
     pages.write(record)
     counted = count_report(record, result)
+    finished.put_down(record)
     Pusher(record).finish(max_outage_s=record.config().checkpoint.max_outage_s)
     return counted
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer import checkpoint, storage
+from trainer import checkpoint, finished, storage
 from trainer.checkpoint import Checkpoint
 from trainer.errors import CheckpointError
 from trainer.options import Runs
@@ -32,7 +32,8 @@ def checkpoints(
     keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest stay.")] = 3,
 ) -> None:
     """List, verify or prune the checkpoints of a run."""
-    place = find(target, storage.normalise(runs)).place
+    record = find(target, storage.normalise(runs))
+    place = record.place
     best = checkpoint.best(place)
     if deed is Deed.PRUNE:
         gone = checkpoint.prune(place, keep, {each.step for each in _not_to_lose(place)})
@@ -48,10 +49,17 @@ def checkpoints(
         mark = f"best: {best.test_accuracy:.2%}" if best and each.step == best.step else ""
         attempt = checkpoint.attempt(place, each)
         table.add_row(each.name, str(each.step), "–" if attempt is None else str(attempt), states[each], mark)
-    Console(highlight=False).print(table if states else f"{target} has no checkpoint.")
+    of_record = finished.damage(record) if deed is Deed.VERIFY else {}
+    for name, damage in of_record.items():
+        table.add_row(name, "–", "–", damage, "")
+    Console(highlight=False).print(table if table.rows else f"{target} has no checkpoint.")
     damaged = [each.name for each in found.committed if deed is Deed.VERIFY and states[each] != checkpoint.INTACT]
     if damaged:
         raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that continues takes the next older one.")
+    if of_record:
+        raise CheckpointError(
+            f"{', '.join(of_record)}: not as the run left it; start the run again to see what it can mend."
+        )
 
 
 def _not_to_lose(place: str) -> list[Checkpoint]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from trainer import device, environment, fetch, fork, preflight
-from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import (
     ConflictError,
@@ -76,9 +75,8 @@ def _run_alone(
     attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
     # before it is a run: one that was killed in between would begin at the first step
     forked = plan.fork is not None and fork.begin(plan.fork, record.place, lease.fence)
+    record.begin_again()
     record.create(plan.config, environment.describe())
-    # of an attempt that did not finish; its points and events stay
-    record.remove(record.result_file, record.evaluation_file, record.folder / WEIGHTS)
     error: Exception | None = None
     status = "finished"
     pusher = Pusher(record, lease.look)
@@ -117,7 +115,7 @@ def _announce(plan: Run, begun_with: Fork | None) -> None:
     )
     if begun_with is not None:
         plan.record.add_event("forked", checkpoint=begun_with.uri)
-    for warning in preflight.warnings(plan.config):
+    for warning in [*plan.damage, *preflight.warnings(plan.config)]:
         plan.record.add_event("warning", message=warning)
 
 

@@ -25,6 +25,7 @@ FOLDER = "lease"
 RENEW_EVERY_S = 5.0
 RELEASE_PATIENCE_S = 1.0
 EXPIRES_AFTER_S = 20.0  # without a sign of life; clocks of two machines may differ by less than this
+AHEAD_S = 3600.0  # no clock is: a sign of life from later than this is damaged, and not waited for
 
 
 class Lease:
@@ -121,10 +122,8 @@ def _lives(run: str, number: int) -> bool:
     owner = _load(run, number, "json")
     if owner.get("host") == socket.gethostname() and not _is_running(owner):
         return False
-    last_sign = float(
-        _load(run, number, "alive").get("time", owner.get("time", 0.0))
-    )  # at first there is the claim alone
-    return time.time() - last_sign < EXPIRES_AFTER_S
+    last_sign = _load(run, number, "alive").get("time", owner.get("time"))  # at first there is the claim alone
+    return isinstance(last_sign, float) and -AHEAD_S < time.time() - last_sign < EXPIRES_AFTER_S
 
 
 def _is_running(owner: dict[str, Any]) -> bool:
@@ -134,6 +133,8 @@ def _is_running(owner: dict[str, Any]) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except (KeyError, TypeError, ValueError):  # a damaged claim says nothing of it: then the signs of life count
+        return True
 
 
 def _owner(run: str, number: int) -> str:
@@ -143,10 +144,10 @@ def _owner(run: str, number: int) -> str:
 
 def _load(run: str, number: int, kind: str) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(storage.read(_object(run, number, kind)) or b"{}")
+        content = json.loads(storage.read(_object(run, number, kind)) or b"{}")
     except ValueError:  # cut by a full disk: says nothing
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _object(run: str, number: int, kind: str) -> str:

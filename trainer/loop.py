@@ -18,7 +18,7 @@ import torch.distributed
 from ray.train.torch import prepare_model
 from torch import Tensor, nn
 
-from trainer import data, device, evaluate, fetch, model, optimizer, storage
+from trainer import data, device, evaluate, fetch, manifest, model, optimizer, storage
 from trainer.checkpoint import WEIGHTS
 from trainer.checkpointing import Checkpoints
 from trainer.config import Config
@@ -179,7 +179,7 @@ class _EpochEnd:
             self._checkpoints.finish()
             numbers["outage"] = None  # if there was one: all is saved now
             if self._me.rank == 0:
-                save_weights(self._network, storage.join(self._run, WEIGHTS))
+                numbers["weights"] = save_weights(self._network, storage.join(self._run, WEIGHTS))
         _report({**numbers, "evaluation_seconds": time.perf_counter() - began, "time": time.time()})
         return numbers
 
@@ -252,10 +252,12 @@ def _update(parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimiz
         each.step()
 
 
-def save_weights(network: nn.Module, uri: str) -> None:
-    """Write a model's weights as a safetensors object; it appears whole or not at all."""
+def save_weights(network: nn.Module, uri: str) -> dict[str, Any]:
+    """Write a model's weights as a safetensors object, which appears whole or not at all; its size and sha256."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    storage.write(uri, safetensors.torch.save(weights))
+    content = safetensors.torch.save(weights)
+    storage.write(uri, content)
+    return manifest.facts(content)
 
 
 def _set_learning_rate(optimizers: list[torch.optim.Optimizer], share_of_peak: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import device, fork, storage
+from trainer import device, finished, fork, storage
 from trainer.config import Config, differences
 from trainer.errors import ConflictError, ResourceError
 from trainer.fork import Fork
@@ -21,7 +21,10 @@ CLUSTER_ANSWERS_S = 2.0
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was checked and can be started: its record, config, data and the CPU cores of each worker."""
+    """A run that was checked and can be started: its record, config, data and the CPU cores of each worker.
+
+    One that has finished has its result; `damage` says in sentences what is not as it left it.
+    """
 
     record: Record
     config: Config
@@ -29,6 +32,7 @@ class Run:
     cpus_per_worker: int
     fork: Fork | None = None
     finished: dict[str, Any] | None = None
+    damage: tuple[str, ...] = ()
 
 
 def prepare(
@@ -51,9 +55,10 @@ def prepare(
     storage.check(runs)
     record = at(storage.join(runs, name))
     folder = data_folder.expanduser().absolute() if data_folder else None
-    finished = check_name_is_free(record, config)
-    begins = fork.find(find(fork_of, runs), config, from_checkpoint) if fork_of and not finished else None
-    return Run(record, config, folder, cpus_per_worker, begins, finished)
+    check_name_is_free(record, config)
+    result, damage = finished.result(record)
+    begins = fork.find(find(fork_of, runs), config, from_checkpoint) if fork_of and not result else None
+    return Run(record, config, folder, cpus_per_worker, begins, result, damage)
 
 
 def check_resources(config: Config) -> int:
@@ -104,23 +109,19 @@ def _check_gpus(workers: int) -> None:
         raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}; use --workers {gpus}.")
 
 
-def check_name_is_free(record: Record, config: Config) -> dict[str, Any] | None:
-    """The result of a finished run of this name and config, or None if it is to be started.
+def check_name_is_free(record: Record, config: Config) -> None:
+    """Refuse the name of a run with another config. (One that is going on is refused by its lease.)
 
     Raises:
-        ConflictError: the name belongs to a run with another config. (One that is going on is refused by its lease.)
+        ConflictError: says what differs.
     """
-    if not record.exists():
-        return None
-    changed = differences(record.config(), config)
+    changed = differences(record.config(), config) if record.exists() else []
     if changed:
         runs = storage.parent(record.place)
         raise ConflictError(
             f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)}); choose another "
             "--name, give it the same config, or continue from its checkpoint as a run of its own by --fork NEW."
         )
-    result = record.result()
-    return result if result is not None and result["status"] == "finished" else None
 
 
 def warnings(config: Config) -> list[str]:

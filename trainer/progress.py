@@ -216,6 +216,18 @@ class Pace:
         return "  ".join(parts)
 
 
+SENTENCES = {
+    "checkpoint_damaged": "a damaged checkpoint was put aside: {checkpoint}",
+    "checkpoint_unfinished": "{checkpoint} has no manifest, so it is no checkpoint: its save was cut off, or the file "
+    "was deleted",
+    "forked": "begins with {checkpoint}",
+    "storage_back": "the storage is back; what waited for it is saved",
+    "worker_failed": "worker {rank} failed: {error}",
+    "cluster": "{message}",  # said by the follower of a run on Kubernetes, not by the run
+    "warning": "warning: {message}",
+}
+
+
 def event_sentence(event: dict[str, Any]) -> str | None:
     """An event in words, or None where a person need not know."""
     if event["event"] == "training_started":
@@ -226,10 +238,6 @@ def event_sentence(event: dict[str, Any]) -> str | None:
             f"training started{again}: {workers} on {event['device']}, {threads} each, "
             f"{event['precision']}: {event['precision_reason']}"
         )
-    if event["event"] == "checkpoint_damaged":
-        return f"a damaged checkpoint was put aside: {event['checkpoint']}"
-    if event["event"] == "forked":
-        return f"begins with {event['checkpoint']}"
     if event["event"] == "rolled_back":
         first, last = event["left_out"]
         return f"gone back to before the loss became no number; steps {first} to {last} are left out"
@@ -237,13 +245,8 @@ def event_sentence(event: dict[str, Any]) -> str | None:
         return f"{event['message']} Waiting for it, at most {event['waits_s']:.0f} s."
     if event["event"] == "storage_away":
         return f"no checkpoint can be saved at the moment, training goes on: {event['message']}"
-    if event["event"] == "storage_back":
-        return "the storage is back; what waited for it is saved"
-    if event["event"] == "worker_failed":
-        return f"worker {event['rank']} failed: {event['error']}"
-    if event["event"] == "cluster":  # said by the follower of a run on Kubernetes, not by the run
-        return str(event["message"])
-    return f"warning: {event['message']}" if event["event"] == "warning" else None
+    known = SENTENCES.get(event["event"])
+    return known.format_map(event) if known else None
 
 
 def number(value: float | None, form: str) -> str:

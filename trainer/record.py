@@ -7,12 +7,14 @@ Where the storage is a bucket the files are written to a scratch folder, and the
 ``metrics.jsonl``     every metric point                      ``report.html``        the page made from all this
 ``events.jsonl``      what happened, with times               ``plots/*.png``        its pictures
 ``result.json``       how it ended: the numbers that matter
+``MANIFEST.json``     of a finished run, written last: size and sha256 of each of these but the page and its pictures
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -25,6 +27,7 @@ from trainer import checkpoint, lease, resolve, storage
 from trainer.checkpoint import WEIGHTS
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
+from trainer.manifest import MANIFEST
 from trainer.storage_errors import sentences
 
 CONFIG = "config.yaml"
@@ -47,6 +50,7 @@ class Record:
         self.events_file = self.folder / "events.jsonl"
         self.evaluation_file = self.folder / "evaluation.json"
         self.result_file = self.folder / "result.json"
+        self.manifest_file = self.folder / MANIFEST
         self.report_file = self.folder / "report.html"
         self.plots_folder = self.folder / "plots"
 
@@ -132,8 +136,15 @@ class Record:
         """Put down confusion matrix and worst mistakes."""
         self._write(self.evaluation_file, json.dumps(evaluation, indent=1) + "\n")
 
-    def remove(self, *files: Path) -> None:
-        """Forget some of the record's files, wherever they are."""
+    def begin_again(self) -> None:
+        """Forget how an earlier attempt ended; its points and events stay, but for a last line that a kill has cut."""
+        self._remove(self.manifest_file, self.result_file, self.evaluation_file, self.folder / WEIGHTS)
+        for file in (self.metrics_file, self.events_file):
+            if file.exists():
+                content = file.read_bytes()
+                os.truncate(file, content.rfind(b"\n") + 1)
+
+    def _remove(self, *files: Path) -> None:
         for file in files:
             storage.delete(str(file))
             if self.remote:
@@ -166,7 +177,8 @@ class Record:
     def _files(self) -> list[Path]:
         # Ray's own folder and files being written begin with a dot
         own = [entry for entry in self.folder.iterdir() if not entry.name.startswith(".")]
-        return sorted(file for entry in own for file in (entry.iterdir() if entry.is_dir() else [entry]))
+        files = (file for entry in own for file in (entry.iterdir() if entry.is_dir() else [entry]))
+        return sorted(files, key=lambda file: (file == self.manifest_file, file))  # the manifest when all is there
 
     def keep(self) -> Path:
         """The scratch folder, which from now on stays when the process ends."""
@@ -175,8 +187,16 @@ class Record:
 
     def _append(self, file: Path, line: dict[str, Any]) -> None:
         # one write of one line: a reader, or a kill, finds whole lines and at most one cut one at the end
-        with sentences(str(file), "written"), file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+        content, done = json.dumps(line).encode() + b"\n", 0
+        with sentences(str(file), "written"), file.open("ab", buffering=0) as out:
+            before = out.seek(0, os.SEEK_END)
+            try:
+                while done < len(content):
+                    done += out.write(content[done:])
+            except OSError:  # no room: the next line would stand behind half a one
+                if out.seek(0, os.SEEK_END) == before + done:
+                    out.truncate(before)
+                raise
 
     def _write(self, file: Path, text: str) -> None:
         storage.write(str(file), text.encode())
@@ -257,10 +277,13 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     if not file.exists():
         return
     with file.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 break
             try:
                 yield json.loads(line)
             except ValueError:
-                raise StorageError(f"{file} holds a line that is not JSON; the record is damaged there.") from None
+                raise StorageError(
+                    f"{file}: line {number} is not JSON, so the record is damaged there; remove that line to go on "
+                    "without it."
+                ) from None

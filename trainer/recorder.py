@@ -72,6 +72,8 @@ class Recorder(UserCallback):
         first = metrics[0]
         for damaged in first["damaged"]:
             record.add_event("checkpoint_damaged", checkpoint=damaged)
+        for unfinished in first["unfinished"]:
+            record.add_event("checkpoint_unfinished", checkpoint=unfinished)
         if first["left_out"]:
             record.add_event("rolled_back", attempt=self._attempt, left_out=first["left_out"])
         record.add_event(
@@ -118,6 +120,7 @@ class Recorder(UserCallback):
             attempt=self._attempt,
             finished_at=max(each["time"] for each in metrics),
             evaluation_seconds=self._evaluation_seconds,
+            weights=metrics[0]["weights"],
         )
 
 

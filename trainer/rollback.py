@@ -7,9 +7,8 @@ https://arxiv.org/abs/2204.02311, section 5.1). If that does not help, the setti
 
 from __future__ import annotations
 
-import json
-
-from trainer import checkpoint, storage
+from trainer import checkpoint, manifest, storage
+from trainer.errors import CheckpointError
 
 FILE = "left-out.json"
 
@@ -23,7 +22,7 @@ def begin(run: str, step: int) -> bool:
         StorageError: the storage does not answer.
     """
     saved = [each.step for each in checkpoint.look(run).committed if each.step < step]
-    return bool(saved) and storage.create(_file(run), json.dumps({"after": max(saved), "up_to": step}).encode())
+    return bool(saved) and storage.create(_file(run), manifest.seal({"after": max(saved), "up_to": step}))
 
 
 def left_out(run: str) -> range:
@@ -31,11 +30,17 @@ def left_out(run: str) -> range:
 
     Raises:
         StorageError: the storage does not answer.
+        CheckpointError: what was put down is damaged.
     """
     content = storage.read(_file(run))
     if content is None:
         return range(0)
-    found = json.loads(content)
+    try:
+        found = manifest.unseal(content)
+    except ValueError as damage:
+        raise CheckpointError(
+            f"{_file(run)} {damage}, so it is not known which steps the run leaves out; begin again under another name."
+        ) from None
     return range(found["after"], found["up_to"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from trainer import outcome, rayjob, storage, submit
 from trainer.cluster import Cluster, Object
 from trainer.driver_log import SUBMITTER
-from trainer.errors import LostConnectionError
+from trainer.errors import LostConnectionError, StorageError
 from trainer.follow import LOOK_EVERY_S, Watch
 from trainer.record import at
 
@@ -135,13 +135,17 @@ def kept(place: str) -> list[Row]:
         record = at(storage.join(place, name))
         if not record.exists():
             continue
-        result = record.result() or {}
+        try:
+            result, epochs = record.result() or {}, record.config().epochs
+        except StorageError:  # says `trainer report`; the others are listed all the same
+            rows.append((name, "damaged", "–", "–", "–"))
+            continue
         accuracy, ended = result.get("test_accuracy"), result.get("ended_at")
         rows.append(
             (
                 name,
                 result.get("status", "not ended"),
-                f"{result.get('epochs', 0)}/{record.config().epochs}",
+                f"{result.get('epochs', 0)}/{epochs}",
                 "–" if accuracy is None else f"{accuracy:.2%}",
                 "–" if ended is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended)),
             )

@@ -12,6 +12,8 @@ from unit.test_checkpoint import killed_while_it_saves
 
 from trainer import checkpoint, storage
 from trainer.checkpoint import Checkpoint
+from trainer.finished import damage
+from trainer.record import Record
 
 DAMAGES = 1000
 KILL_POINTS = 200
@@ -58,11 +60,13 @@ def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_
         (folder / name).unlink()
         if content is not None:
             (folder / name).write_bytes(content)
-        seen = []
-        found, files, _ = checkpoint.newest_valid(str(run), lambda which, damage, seen=seen: seen.append(which))
+        seen, without_manifest = [], []
+        found, files, _ = checkpoint.newest_valid(
+            str(run), lambda which, damage, seen=seen: seen.append(which), without_manifest.append
+        )
         assert (found, files) == (older, expected)
-        gone = name == checkpoint.MANIFEST and content is None  # then it is no checkpoint, and nobody is told
-        assert seen == ([] if gone else [newest])
+        gone = name == checkpoint.MANIFEST and content is None  # then it is no checkpoint, and nothing is put aside
+        assert (seen, without_manifest) == (([], [newest]) if gone else ([newest], []))
         (folder / checkpoint.QUARANTINED).unlink(missing_ok=True)
         (folder / name).write_bytes(whole[name])
     found, *_ = checkpoint.newest_valid(str(run), none_expected)
@@ -70,6 +74,31 @@ def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the newest checkpoint",
         "all were detected; the checkpoint is put aside, and the next older one is taken, whole",
+        times=DAMAGES,
+    )
+
+
+def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detected(run, note):
+    luck = random.Random(seed := random.randrange(10**6))
+    print(f"seed {seed}")
+    # the page and its pictures are made from the others
+    whole = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "report.html"}
+    assert set(whole) == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "result.json"),
+        *(checkpoint.WEIGHTS, checkpoint.MANIFEST),
+    }
+    for _ in range(DAMAGES):
+        name = luck.choice(sorted(whole))
+        content = damaged(whole[name], luck)
+        (run / name).unlink()
+        if content is not None:
+            (run / name).write_bytes(content)
+        assert set(damage(Record(run))) == {name}
+        (run / name).write_bytes(whole[name])
+    assert damage(Record(run)) == {}
+    note(
+        "a bit flipped, a file cut or a file gone, anywhere in the record of a finished run",
+        "all were detected; weights, scores and result are made anew by the same command, and of the rest it is said",
         times=DAMAGES,
     )
 

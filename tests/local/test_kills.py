@@ -80,3 +80,23 @@ def test_if_no_checkpoint_is_intact_the_run_stops_with_a_sentence_and_its_own_co
     assert again.returncode == 8
     assert "checkpoints is intact" in again.stderr
     assert "begin again under another name" in again.stderr
+
+
+def test_weights_of_a_finished_run_that_are_damaged_are_refused_and_made_anew_bit_by_bit(tmp_path, data_folder):
+    arguments = ["train", "--name", "one", *RUN]
+    assert run_trainer(tmp_path, *arguments).returncode == 0
+    weights = tmp_path / "runs" / "one" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = run_trainer(tmp_path, "evaluate", "one")
+    assert refused.returncode == 4
+    assert "model.safetensors is not what was written" in refused.stderr
+    assert run_trainer(tmp_path, "checkpoints", "verify", "one").returncode == 8
+    again = run_trainer(tmp_path, *arguments)
+    assert again.returncode == 0
+    assert "warning: " in again.stdout
+    assert "made anew from the last checkpoint" in again.stdout
+    assert weights.read_bytes() == whole
+    assert run_trainer(tmp_path, "checkpoints", "verify", "one").returncode == 0
+    at_once = run_trainer(tmp_path, *arguments)
+    assert "is finished already" in at_once.stdout

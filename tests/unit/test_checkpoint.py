@@ -89,12 +89,23 @@ def test_a_run_without_checkpoints_has_none(run):
     assert checkpoint.newest_valid(run, none_expected) is None
 
 
-def test_without_its_manifest_a_checkpoint_is_none(run):
-    commit(run, 5, 8)
-    storage.delete(path(run, 8, checkpoint.MANIFEST))
-    found, *_ = checkpoint.newest_valid(run, none_expected)
+def test_without_its_manifest_a_checkpoint_is_none_and_that_is_told(run):
+    commit(run, 3, 5, 8)
+    for step in (3, 8):
+        storage.delete(path(run, step, checkpoint.MANIFEST))
+    passed_over = []
+    found, *_ = checkpoint.newest_valid(run, none_expected, passed_over.append)
     assert found.step == 5
-    assert [each.step for each in checkpoint.look(run).unfinished] == [8]
+    assert [each.step for each in checkpoint.look(run).unfinished] == [8, 3]
+    assert [each.step for each in passed_over] == [8]  # what is older is of no interest
+
+
+def test_a_note_of_the_best_that_is_damaged_is_none(run):
+    checkpoint.note_best(run, checkpoint.Best(8, 0.9))
+    assert checkpoint.best(run) == checkpoint.Best(8, 0.9)
+    place = storage.join(run, checkpoint.FOLDER, checkpoint.BEST)
+    storage.write(place, storage.read(place).replace(b"8", b"9", 1))
+    assert checkpoint.best(run) is None
 
 
 @pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
@@ -103,7 +114,7 @@ def test_a_damaged_file_is_found_the_checkpoint_marked_and_the_older_one_taken(r
     commit(run, 5, 8)
     whole = storage.read(path(run, 8, name))
     if damage == "missing" and name == checkpoint.MANIFEST:
-        pytest.skip("without a manifest it is no checkpoint: the test above")
+        pytest.skip("without a manifest it is no checkpoint: a test above")
     if damage == "missing":
         storage.delete(path(run, 8, name))
     else:

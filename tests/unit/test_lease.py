@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import threading
 import time
 
@@ -46,6 +47,30 @@ def test_a_claim_without_a_sign_of_life_is_taken_over(run):
     assert held.fence == 2
     assert not lease.is_mine(run, 1)
     held.__exit__()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("alive", b'{"time": 1%d}' % time.time()),  # a digit more: in three hundred years
+        ("alive", b'{"time": "1"}'),
+        ("alive", b"[]"),
+        ("json", b'{"hosu": "elsewhere", "time": 1.0}'),
+    ],
+)
+def test_a_damaged_claim_is_taken_over_when_it_would_have_been_anyway(run, kind, content):
+    claimed_by(run, age=lease.EXPIRES_AFTER_S + 1)
+    storage.write(lease._object(run, 1, kind), content)
+    held = Lease(run, ignore)
+    assert held.fence == 2
+    held.__exit__()
+
+
+def test_of_a_damaged_claim_of_this_machine_the_signs_of_life_count(run):
+    claimed_by(run)
+    storage.write(lease._object(run, 1, "json"), json.dumps({"host": socket.gethostname(), "qid": 1}).encode())
+    with pytest.raises(ConflictError):
+        Lease(run, ignore)
 
 
 def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):

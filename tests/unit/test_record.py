@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 
@@ -35,9 +36,32 @@ def test_a_line_cut_by_a_kill_is_left_out_and_the_rest_is_kept(record):
     assert record.points() == [{"step": 1}]
 
 
-def test_a_damaged_line_is_a_sentence_with_the_file(record):
-    record.metrics_file.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(StorageError, match=r"metrics\.jsonl holds a line that is not JSON"):
+def test_a_run_that_begins_again_writes_behind_its_last_whole_line(record):
+    record.add_point({"step": 1})
+    with record.metrics_file.open("a") as out:
+        out.write('{"step": 2, "lo')
+    record.begin_again()
+    record.add_point({"step": 2})
+    assert record.points() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_line_for_which_there_is_no_room_leaves_no_part_of_itself(record):
+    record.add_point({"step": 1})
+    room = record.metrics_file.stat().st_size + 30
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # a write beyond it is cut, and the next one fails
+    try:
+        with pytest.raises(StorageError, match=r"metrics\.jsonl"):
+            record.add_point({"step": 2, "more": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    record.add_point({"step": 3})
+    assert record.points() == [{"step": 1}, {"step": 3}]
+
+
+def test_a_damaged_line_is_a_sentence_with_the_file_and_its_number(record):
+    record.metrics_file.write_text('{"step": 0}\n{"step": 1\n{"step": 2}\n')
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: line 2 is not JSON"):
         record.points()
 
 
@@ -66,21 +90,6 @@ def test_a_run_that_is_not_there_is_named_with_those_that_are(record):
 def test_a_name_with_another_config_is_refused_with_the_difference(record):
     with pytest.raises(ConflictError, match="epochs: 10 → 3"):
         preflight.check_name_is_free(record, resolve.load("seed", None, ["epochs=3"]))
-
-
-def test_a_finished_run_gives_its_result_and_a_failed_one_may_start_again(record):
-    record.write_result({"status": "finished", "test_accuracy": 0.9})
-    assert preflight.check_name_is_free(record, CONFIG)["test_accuracy"] == 0.9
-    record.write_result({"status": "failed"})
-    assert preflight.check_name_is_free(record, CONFIG) is None
-
-
-def test_a_run_whose_process_is_gone_or_was_another_one_may_start_again(record):
-    import os
-    import socket
-
-    record.add_event("run_started", pid=os.getpid(), host=socket.gethostname(), process_created=1.0)
-    assert preflight.check_name_is_free(record, CONFIG) is None
 
 
 def test_the_parts_of_the_time_add_up_to_the_wall_time(record):

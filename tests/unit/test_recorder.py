@@ -24,6 +24,7 @@ def ready(**changes):
         "workers": 2,
         "data_seconds": 0.1,
         "damaged": [],
+        "unfinished": [],
         "step": 0,
         "resumed_from": None,
         "left_out": None,
@@ -103,6 +104,7 @@ def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, 
             time=9.0,
             confusion=[[1]],
             mistakes=[{"confidence": c} for c in confidences],
+            weights={"size": 3, "sha256": "abc"},
         )
         for confidences in ([0.9, 0.5], [0.7])
     ]
@@ -110,7 +112,8 @@ def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, 
     evaluation = Record(tmp_path).evaluation()
     assert [mistake["confidence"] for mistake in evaluation["mistakes"]] == [0.9, 0.7, 0.5]
     assert Record(tmp_path).points()[0]["test_accuracy"] == 0.9
-    assert Record(tmp_path).events()[-1]["event"] == "training_finished"
+    ended = Record(tmp_path).events()[-1]
+    assert (ended["event"], ended["weights"]) == ("training_finished", {"size": 3, "sha256": "abc"})
 
 
 def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path):
@@ -174,3 +177,12 @@ def test_a_storage_that_is_waited_for_at_the_end_is_an_event_with_the_longest_wa
 def test_steps_that_are_left_out_are_an_event(recorder, tmp_path):
     recorder.after_report(None, [ready(left_out=[11, 16])], None)
     assert [event["left_out"] for event in Record(tmp_path).events() if event["event"] == "rolled_back"] == [[11, 16]]
+
+
+def test_what_is_wrong_with_checkpoints_is_an_event_and_a_sentence_each(recorder, tmp_path):
+    recorder.after_report(
+        None, [ready(damaged=["step-00000008-0001: is cut"], unfinished=["step-00000009-0001"])], None
+    )
+    damaged, unfinished, _ = Record(tmp_path).events()
+    assert event_sentence(damaged) == "a damaged checkpoint was put aside: step-00000008-0001: is cut"
+    assert event_sentence(unfinished).startswith("step-00000009-0001 has no manifest")

@@ -1,7 +1,8 @@
 import pytest
 
-from trainer import checkpoint, rollback
+from trainer import checkpoint, rollback, storage
 from trainer.checkpoint import Checkpoint
+from trainer.errors import CheckpointError
 
 
 @pytest.fixture
@@ -43,3 +44,12 @@ def test_it_is_no_checkpoint_and_survives_pruning(run):
     checkpoint.prune(run, keep=1)
     assert [each.step for each in checkpoint.look(run).committed] == [20]
     assert rollback.left_out(run) == range(10, 16)
+
+
+def test_if_it_is_damaged_the_run_stops_since_it_would_not_be_the_same(run):
+    save(run, 10)
+    rollback.begin(run, 16)
+    place = storage.join(run, checkpoint.FOLDER, rollback.FILE)
+    storage.write(place, storage.read(place).replace(b"16", b"17"))
+    with pytest.raises(CheckpointError, match=r"left-out\.json is not what was written"):
+        rollback.left_out(run)

@@ -114,12 +114,12 @@ def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
     assert sent == ["events.jsonl"]
 
 
-def test_a_file_removed_from_the_record_is_removed_from_the_bucket(bucket):
+def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(bucket):
     mine = record.at(storage.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.write_result({"status": "failed"})
     mine.push()
-    mine.remove(mine.result_file)
+    mine.begin_again()
     assert record.find("r1", bucket).result() is None
 
 
