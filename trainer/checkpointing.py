@@ -16,9 +16,8 @@ from torch import nn
 from trainer import __version__, checkpoint, fetch, rollback, storage
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
-from trainer.errors import OutageError
 from trainer.preemption import SAVE_EVERY_S, Notice
-from trainer.saver import RETRY_EVERY_S, Saver
+from trainer.saver import Saver
 from trainer.state import capture, from_files, restore
 
 QUIET_S = 5.0  # how long the end of a run waits for an object store without saying so
@@ -93,19 +92,13 @@ class Checkpoints:
         return int(chosen.step)
 
     def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes], range]:
-        began = time.monotonic()
-        while True:
-            try:
-                self.resumed["unfinished"] = []
-                found = checkpoint.newest_valid(self._run, self._note_damage, self._note_unfinished)
-                which, files, _ = found or (None, {}, {})
-                left_out = rollback.left_out(self._run)
-            except OutageError:  # noqa: PERF203 # the loop is for trying again
-                if time.monotonic() - began >= self._config.checkpoint.max_outage_s:
-                    raise
-                time.sleep(RETRY_EVERY_S)
-            else:
-                return which, files, left_out
+        def look() -> tuple[Checkpoint | None, dict[str, bytes], range]:
+            self.resumed["unfinished"] = []
+            found = checkpoint.newest_valid(self._run, self._note_damage, self._note_unfinished)
+            which, files, _ = found or (None, {}, {})
+            return which, files, rollback.left_out(self._run)
+
+        return storage.through_outage(look, self._config.checkpoint.max_outage_s)
 
     def leave_out(self, done: int) -> bool:
         """Whether the step after `done` steps is not to be taken: its batch had led to a loss that is no number."""

@@ -14,7 +14,7 @@ from trainer.record import without_redone
 PARTS = {
     "productive": "training that counts",
     "redone": "training that a later attempt did again: it came after the checkpoint that one continued from",
-    "checkpoint_stall": "training waited while its state was copied",
+    "checkpoint_stall": "training waited while its state was copied, and its end until the last one was saved",
     "evaluation": "scoring the test set",
     "start_up": "from the start of the first process to the first step",
     "recovery": "from a failure, or a driver's last sign of life, to the next attempt's first step",
@@ -34,7 +34,7 @@ def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: flo
     for point in points:
         stall, trained = point.get("saving_seconds", 0.0), point["seconds"]
         seconds["productive" if id(point) in counting else "redone"] += trained - stall
-        seconds["checkpoint_stall"] += stall
+        seconds["checkpoint_stall"] += stall + point.get("last_save_seconds", 0.0)
         seconds["evaluation"] += point.get("evaluation_seconds", 0.0)
     starts = [event for event in events if event["event"] == "training_started"]
     ends = {event["attempt"]: event["finished_at"] for event in events if event["event"] == "training_finished"}

@@ -171,17 +171,25 @@ class _EpochEnd:
         self._checkpoints.score(step, scores.accuracy)
         numbers = {"phase": "epoch", "epoch": epoch, "step": step, "lr": share_of_peak, **trained}
         numbers |= {"test_loss": scores.loss, "test_accuracy": scores.accuracy}
-        if epoch == self._config.epochs:
+        last = epoch == self._config.epochs
+        if last:
             numbers["confusion"] = scores.confusion.tolist()
             numbers["mistakes"] = evaluate.worst_mistakes(self._test_share, self._test_positions, log_probabilities)
+        numbers["evaluation_seconds"] = time.perf_counter() - began
+        if last:
+            began = time.perf_counter()
             if held_up := self._checkpoints.held_up():
                 _report({"phase": "saving", **held_up})
             self._checkpoints.finish()
             numbers["outage"] = None  # if there was one: all is saved now
             if self._me.rank == 0:
-                numbers["weights"] = save_weights(self._network, storage.join(self._run, WEIGHTS))
-        _report({**numbers, "evaluation_seconds": time.perf_counter() - began, "time": time.time()})
+                numbers["weights"] = storage.through_outage(self._save_weights, self._config.checkpoint.max_outage_s)
+            numbers["last_save_seconds"] = time.perf_counter() - began
+        _report({**numbers, "time": time.time()})
         return numbers
+
+    def _save_weights(self) -> dict[str, Any]:
+        return save_weights(self._network, storage.join(self._run, WEIGHTS))
 
 
 class _Interval:

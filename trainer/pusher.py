@@ -13,7 +13,6 @@ from trainer.record import Record
 
 PUSH_EVERY_S = 5.0  # how old the copy may be
 QUIET_S = 5.0  # how long the end of a run waits for the store without saying so
-RETRY_EVERY_S = 2.0
 # The push that is under way, and one that begins at the last moment: each is over with the first request that is not
 # answered.
 WAITS_S = 2.0 * storage.DEADLINE_S
@@ -70,7 +69,7 @@ class Pusher:
         until = time.monotonic() + self._max_outage_s
         self._push(warn=False)
         while isinstance(self._failure, OutageError) and time.monotonic() < until:
-            time.sleep(RETRY_EVERY_S)
+            time.sleep(storage.RETRY_EVERY_S)
             self._push(warn=False)
 
     def _push(self, warn: bool) -> None:

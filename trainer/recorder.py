@@ -110,6 +110,8 @@ class Recorder(UserCallback):
             point |= {key: first[key] for key in ("test_loss", "test_accuracy")}
             point["evaluation_seconds"] = max(each["evaluation_seconds"] for each in metrics)
             self._evaluation_seconds += point["evaluation_seconds"]
+        if "last_save_seconds" in first:
+            point["last_save_seconds"] = round(max(each["last_save_seconds"] for each in metrics), 6)
         return point
 
     def _finished(self, record: Record, metrics: list[dict[str, Any]]) -> None:

@@ -80,13 +80,16 @@ def seconds_by_part(record: Record, clock: Clock, now: float) -> dict[str, float
     started, finished = events.get("training_started"), events.get("training_finished")
     began = started["started_at"] if started else now
     ended = finished["finished_at"] if finished else now
-    evaluation = sum(p.get("evaluation_seconds", 0.0) for p in record.points() if p["time"] >= clock.began)
+    points = [point for point in record.points() if point["time"] >= clock.began]
+    evaluation, last_save = (
+        sum(point.get(name, 0.0) for point in points) for name in ("evaluation_seconds", "last_save_seconds")
+    )
     data = clock.data_seconds + (started["data_seconds"] if started else 0.0)
     parts = {
         "start_up": began - clock.began - data,
         "data": data,
-        "training": ended - began - evaluation,
+        "training": ended - began - evaluation - last_save,
         "evaluation": evaluation,
-        "shutdown": now - ended,
+        "shutdown": now - ended + last_save,
     }
     return {part: round(seconds, 3) for part, seconds in {**parts, "wall": now - clock.began}.items()}

@@ -12,8 +12,6 @@ from trainer import checkpoint, lease, storage
 from trainer.errors import CheckpointError, OutageError, StorageError, in_a_line
 from trainer.state import State, to_files
 
-RETRY_EVERY_S = 2.0
-
 
 class Saver:
     """Rank 0's: commits the newest state it was given, one at a time, and keeps the last few and the best.
@@ -68,7 +66,9 @@ class Saver:
                 return None
         why = self.outage or f"storage: {self._run} has not taken the last checkpoint in {quiet_s:g} s."
         left_s = self._began + self._max_outage_s - time.monotonic()
-        return why, max(0.0, left_s) + RETRY_EVERY_S + storage.DEADLINE_S  # a try may begin just before that is over
+        return why, max(
+            0.0, left_s
+        ) + storage.RETRY_EVERY_S + storage.DEADLINE_S  # a try may begin just before that is over
 
     def finish(self) -> None:
         """Return when the last state is committed.
@@ -109,19 +109,17 @@ class Saver:
 
     def _saved(self) -> CheckpointError | StorageError | None:
         self._began = time.monotonic()
-        while True:
-            try:
-                self._try()
-            except OutageError as error:  # noqa: PERF203 # the loop is for trying again
-                self.outage = str(error)
-                if time.monotonic() - self._began >= self._max_outage_s:
-                    return OutageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
-                time.sleep(RETRY_EVERY_S)
-            except (CheckpointError, StorageError) as error:
-                return error
-            else:
-                self.outage = None
-                return None
+        try:
+            storage.through_outage(self._try, self._max_outage_s, self._note_outage)
+        except OutageError as error:
+            return OutageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
+        except (CheckpointError, StorageError) as error:
+            return error
+        self.outage = None
+        return None
+
+    def _note_outage(self, error: OutageError) -> None:
+        self.outage = str(error)
 
     def _try(self) -> None:
         mine = self._mine

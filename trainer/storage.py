@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainer.errors import StorageError
+from trainer.errors import OutageError, StorageError
 from trainer.storage_errors import ENDPOINTS, endpoint, sentences
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
 SCHEMES = tuple(ENDPOINTS)
 DEADLINE_S = 60  # of one request with all its retries
+RETRY_EVERY_S = 2.0  # during an outage
 CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
+
+
+T = TypeVar("T")
 
 
 def normalise(storage: str) -> str:
@@ -231,6 +237,25 @@ def check(uri: str) -> None:
         obstore.put(store, key, b"")
         with suppress(FileNotFoundError):
             obstore.delete(store, key)
+
+
+def through_outage(
+    act: Callable[[], T], max_outage_s: float, away: Callable[[OutageError], None] = lambda _: None
+) -> T:
+    """What `act` returns; while an object store does not answer it is tried again, for so long. `away` hears of it.
+
+    Raises:
+        OutageError: the store did not answer all that time.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return act()
+        except OutageError as error:
+            away(error)
+            if time.monotonic() - began >= max_outage_s:
+                raise
+        time.sleep(RETRY_EVERY_S)
 
 
 def _locate(uri: str, deadline_s: int = DEADLINE_S) -> tuple[ObjectStore, str]:

@@ -155,6 +155,30 @@ def test_an_outage_of_90_seconds_costs_no_failure(fault, between, train, undistu
     )
 
 
+def test_an_outage_of_90_seconds_when_the_final_weights_are_written_costs_no_failure(between, train, undisturbed, note):
+    refused = []
+
+    def final_weights(method, path):
+        found = method == "PUT" and path.endswith(f"/r/{checkpoint.WEIGHTS}")
+        refused.extend([time.monotonic()] if found else [])
+        return found
+
+    between.fault = proxy.Fault(status=503, of=final_weights)
+    with train() as training:
+        training.until(lambda: refused, 120)
+        training.until(lambda: time.monotonic() - refused[0] >= OUTAGE_S, 2 * OUTAGE_S)
+        between.fault = proxy.HEALTHY
+        assert training.ends() == 0, training.output()
+        assert training.state() == undisturbed(1)
+        assert training.events("worker_failed") == []
+        assert len(training.events("training_started")) == 1
+    note(
+        "the object store answers 503 for 90 s, from the moment when the final weights are written",
+        "waits for it; bitwise the undisturbed weights",
+        steps_lost=[0],
+    )
+
+
 @pytest.mark.parametrize("fault", ["away", "hole"])
 def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
     fault, between, train, undisturbed, note

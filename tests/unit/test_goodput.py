@@ -16,10 +16,11 @@ RUN = {"event": "run_started", "process_created": 100.0, "time": 101.0}
 
 def test_a_run_without_trouble_is_start_up_training_evaluation_and_shutdown():
     events = [RUN, started(1, 110.0), {"event": "training_finished", "attempt": 1, "finished_at": 124.0, "time": 124.0}]
-    points = [point(1, 10, 115.0, saving_seconds=0.5), point(1, 20, 122.0, evaluation_seconds=2.0)]
+    last = {"evaluation_seconds": 2.0, "last_save_seconds": 1.5}
+    points = [point(1, 10, 115.0, saving_seconds=0.5), point(1, 20, 122.0, **last)]
     parts = account(events, points, now=127.0)
     assert parts["start_up"] == 10.0
-    assert (parts["productive"], parts["checkpoint_stall"]) == (9.5, 0.5)
+    assert (parts["productive"], parts["checkpoint_stall"]) == (9.5, 2.0)
     assert (parts["evaluation"], parts["shutdown"]) == (2.0, 3.0)
     assert (parts["redone"], parts["recovery"]) == (0.0, 0.0)
     assert parts["goodput"] == pytest.approx(9.5 / 27, abs=1e-4)

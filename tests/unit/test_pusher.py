@@ -102,7 +102,7 @@ def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_sa
 def test_a_mocked_bucket_that_answers_with_failures_at_the_end_is_tried_until_the_outage_may_last_no_longer(
     record, bucket, monkeypatch
 ):
-    monkeypatch.setattr(pusher, "RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.01)
     monkeypatch.setattr(pusher, "QUIET_S", 0.05)
     bucket.away = True
     pushing = Pusher(record)

@@ -100,15 +100,15 @@ def test_the_parts_of_the_time_add_up_to_the_wall_time(record):
         {"time": 1030.1, "event": "training_finished", "finished_at": 1030.0},
     ]
     record.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    record.add_point({"time": 1020.0, "evaluation_seconds": 2.5})
+    record.add_point({"time": 1020.0, "evaluation_seconds": 2.5, "last_save_seconds": 1.5})
     record.add_point({"time": 900.0, "evaluation_seconds": 99.0})  # of an earlier process: not this wall time
     parts = seconds_by_part(record, clock, 1033.0)
     assert parts == {
         "start_up": 8.8,
         "data": 1.2,
-        "training": 17.5,
+        "training": 16.0,
         "evaluation": 2.5,
-        "shutdown": 3.0,
+        "shutdown": 4.5,
         "wall": 33.0,
     }
     assert sum(parts.values()) == pytest.approx(2 * parts["wall"])

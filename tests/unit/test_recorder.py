@@ -101,17 +101,19 @@ def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, 
             test_loss=0.4,
             test_accuracy=0.9,
             evaluation_seconds=1.0,
+            last_save_seconds=waited,
             time=9.0,
             confusion=[[1]],
             mistakes=[{"confidence": c} for c in confidences],
             weights={"size": 3, "sha256": "abc"},
         )
-        for confidences in ([0.9, 0.5], [0.7])
+        for confidences, waited in (([0.9, 0.5], 0.25), ([0.7], 0.0))
     ]
     recorder.after_report(None, ends, None)
     evaluation = Record(tmp_path).evaluation()
     assert [mistake["confidence"] for mistake in evaluation["mistakes"]] == [0.9, 0.7, 0.5]
-    assert Record(tmp_path).points()[0]["test_accuracy"] == 0.9
+    (point,) = Record(tmp_path).points()
+    assert (point["test_accuracy"], point["last_save_seconds"]) == (0.9, 0.25)
     ended = Record(tmp_path).events()[-1]
     assert (ended["event"], ended["weights"]) == ("training_finished", {"size": 3, "sha256": "abc"})
 

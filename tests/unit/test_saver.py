@@ -104,7 +104,7 @@ def test_while_one_is_being_saved_the_newest_waits_and_those_between_are_left_ou
 
 
 def test_an_outage_shorter_than_allowed_costs_nothing(run, monkeypatch):
-    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.01)
     tries, real = [], storage.write
 
     def failing(uri, content):
@@ -122,7 +122,7 @@ def test_an_outage_shorter_than_allowed_costs_nothing(run, monkeypatch):
 
 
 def test_an_outage_that_lasts_too_long_is_an_error_at_the_next_save_and_at_the_end(run, monkeypatch):
-    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.01)
 
     def failing(uri, content):
         raise OutageError("storage: away.")
@@ -224,7 +224,7 @@ def test_a_state_that_was_never_saved_is_not_the_best(run):
 
 def taken_away(monkeypatch):
     """No checkpoint can be committed until the first event is cleared; the second says that one was tried."""
-    monkeypatch.setattr(saver, "RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.01)
     away, tried, real = threading.Event(), threading.Event(), checkpoint.commit
     away.set()
 

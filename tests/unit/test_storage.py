@@ -2,7 +2,7 @@ import pytest
 from object_store import s3_server
 
 from trainer import preflight, record, resolve, storage
-from trainer.errors import ConflictError, StorageError
+from trainer.errors import ConflictError, OutageError, StorageError
 
 CONFIG = resolve.load("seed")
 
@@ -129,3 +129,26 @@ def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_differen
     mine.push()
     with pytest.raises(ConflictError, match="epochs: 10 → 3"):
         preflight.prepare("r1", resolve.load("seed", None, ["epochs=3"]), bucket, data_folder)
+
+
+def test_during_an_outage_it_is_tried_again_until_it_is_over(monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.0)
+    answers, away = [OutageError("a"), OutageError("b"), None], []
+
+    def act():
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        return "done"
+
+    assert storage.through_outage(act, 60.0, away.append) == "done"
+    assert [str(error) for error in away] == ["a", "b"]
+
+
+def test_an_outage_without_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_EVERY_S", 0.0)
+
+    def act():
+        raise OutageError("away")
+
+    with pytest.raises(OutageError):
+        storage.through_outage(act, 0.05)
