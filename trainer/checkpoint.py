@@ -176,6 +176,11 @@ def newest_valid(
             f"{storage.join(run, FOLDER)}: none of the {len(lost)} checkpoints is intact ({lost[0].name} and older), "
             "so the run cannot continue; restore one, or begin again under another name."
         )
+    if storage.read(storage.join(run, FOLDER, BEST)) is not None:  # it is written after the first one is committed
+        raise CheckpointError(
+            f"{storage.join(run, FOLDER)}: there were checkpoints, as {BEST} shows, and none has its {MANIFEST}, so the "
+            "run cannot continue; restore one, or begin again under another name."
+        )
     return None
 
 

@@ -267,7 +267,7 @@ def _with_report(record: Any, result: dict[str, Any]) -> dict[str, Any]:
 
     pages.write(record)
     counted = count_report(record, result)
-    finished.put_down(record)
+    finished.put_down(record)  # the result is another now
     Pusher(record).finish(max_outage_s=record.config().checkpoint.max_outage_s)
     return counted
 

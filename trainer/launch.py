@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from trainer import device, environment, fetch, fork, preflight
+from trainer import device, environment, fetch, finished, fork, preflight
 from trainer.config import Config
 from trainer.errors import (
     ConflictError,
@@ -99,6 +99,8 @@ def _run_alone(
         try:
             record.write_result(result)
             record.add_event("run_ended", status=status)
+            if error is None:
+                finished.put_down(record)
             outage_s = 0.0 if isinstance(error, OutageError) else plan.config.checkpoint.max_outage_s
             pusher.finish(INTERRUPTED_PUSH_S if status == "interrupted" else None, outage_s)
         except StorageError as lost:

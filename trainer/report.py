@@ -29,6 +29,11 @@ EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
 POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
 
+NUMBER, NUMBER_OR_NONE = int | float, int | float | None
+EVENT: dict[str, Any] = {"time": NUMBER, "event": str}  # what each line must have, and of which kind
+POINT: dict[str, Any] = dict.fromkeys(("time", "attempt", "epoch", "step", "samples", "seconds"), NUMBER)
+POINT |= dict.fromkeys(("learning_rate", "train_loss", "samples_per_second"), NUMBER_OR_NONE)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -124,6 +129,8 @@ def read(record: Record) -> Run:
     config = record.config()
     try:
         events, points = record.events(), record.points()
+        _check(events, EVENT, record.events_file.name)
+        _check(points, POINT, record.metrics_file.name)
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
         return Run(
@@ -140,6 +147,12 @@ def read(record: Record) -> Run:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{record.folder}: the record is damaged ({type(error).__name__}: {error}).") from error
+
+
+def _check(lines: list[dict[str, Any]], kinds: Mapping[str, Any], file: str) -> None:
+    for number, line in enumerate(lines, 1):
+        for key in (key for key, kind in kinds.items() if not isinstance(line.get(key, ...), kind)):
+            raise ValueError(f"line {number} of {file}: {key} is {line.get(key, 'missing')}")
 
 
 def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

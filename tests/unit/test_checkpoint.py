@@ -100,6 +100,21 @@ def test_without_its_manifest_a_checkpoint_is_none_and_that_is_told(run):
     assert [each.step for each in passed_over] == [8]  # what is older is of no interest
 
 
+def test_if_there_were_checkpoints_and_all_manifests_are_gone_the_run_stops_loudly(run):
+    commit(run, 5, 8)
+    checkpoint.note_best(run, checkpoint.Best(8, 0.9))
+    for step in (5, 8):
+        storage.delete(path(run, step, checkpoint.MANIFEST))
+    with pytest.raises(CheckpointError, match=r"there were checkpoints, as best\.json shows"):
+        checkpoint.newest_valid(run, none_expected)
+
+
+def test_a_first_save_that_was_cut_off_does_not_keep_a_run_from_beginning(run):
+    commit(run, 5)
+    storage.delete(path(run, 5, checkpoint.MANIFEST))
+    assert checkpoint.newest_valid(run, none_expected) is None
+
+
 def test_a_note_of_the_best_that_is_damaged_is_none(run):
     checkpoint.note_best(run, checkpoint.Best(8, 0.9))
     assert checkpoint.best(run) == checkpoint.Best(8, 0.9)

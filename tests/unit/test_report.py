@@ -352,12 +352,19 @@ def test_a_run_on_validation_samples_says_so(tmp_path: Path) -> None:
     assert "tested on the 5000 images cut off the training set, not on the test set" in text
 
 
+POINT = {"time": 1.0, "attempt": 1, "workers": 1, "epoch": 1, "step": 7, "learning_rate": 0.1, "train_loss": 1.0}
+POINT |= {"samples": 5, "seconds": 1.0, "samples_per_second": 5.0, "test_loss": 1.0, "test_accuracy": 0.5}
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
         ("metrics.jsonl", "{no json\n"),
         ("metrics.jsonl", '{"attempt": 1}\n'),
+        ("metrics.jsonl", json.dumps(POINT).replace('"train_loss"', '"train_lose"') + "\n"),
+        ("metrics.jsonl", json.dumps(POINT | {"step": "7"}) + "\n"),
         ("events.jsonl", "[1, 2]\n"),
+        ("events.jsonl", '{"event": "run_started", "process_created": 1.0}\n'),
         ("evaluation.json", '{"confusion": [[1, 2], [3, 4]], "mistakes": []}'),
         ("evaluation.json", json.dumps({"confusion": CONFUSION, "mistakes": [MISTAKE | {"pixels": "AAAA"}]})),
         ("evaluation.json", json.dumps({"confusion": CONFUSION, "mistakes": [MISTAKE | {"pixels": "no base64!"}]})),
