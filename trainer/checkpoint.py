@@ -178,8 +178,8 @@ def newest_valid(
         )
     if storage.read(storage.join(run, FOLDER, BEST)) is not None:  # it is written after the first one is committed
         raise CheckpointError(
-            f"{storage.join(run, FOLDER)}: there were checkpoints, as {BEST} shows, and none has its {MANIFEST}, so the "
-            "run cannot continue; restore one, or begin again under another name."
+            f"{storage.join(run, FOLDER)}: there were checkpoints, as {BEST} shows, and none has its {MANIFEST}, so "
+            "the run cannot continue; restore one, or begin again under another name."
         )
     return None
 
