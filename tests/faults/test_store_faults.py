@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 import proxy
 import pytest
@@ -35,7 +36,8 @@ def train(between, tmp_path):
 @pytest.mark.parametrize("who", ["worker", "all"])
 def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, undisturbed, note):
     slow = proxy.Fault(bytes_per_s=200_000, of=lambda method, path: weights_of_a_checkpoint(path))
-    with train(pace_s=0.1) as training:
+    with ExitStack() as started:
+        training = started.enter_context(train(pace_s=0.1))
         training.trains(5)
         training.until(training.committed)
         between.fault = slow
@@ -53,8 +55,7 @@ def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, und
         assert name not in storage.files(storage.join(training.place, checkpoint.FOLDER))
         assert {each.name for each in training.committed()} == before
         between.fault = proxy.HEALTHY
-    again = train() if who == "all" else training
-    with again:
+        again = started.enter_context(train()) if who == "all" else training
         assert again.ends() == 0, again.output()
         assert again.state() == undisturbed(1)
     first = again.newest()[0]
