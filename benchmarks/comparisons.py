@@ -150,14 +150,16 @@ COMPARISONS = {
         ),
     ),
     "recovery": Comparison(
-        "From a SIGKILL of a worker to the next training step",
+        "From a SIGKILL of a worker to the next training step, with a checkpoint every second",
         {
-            "1 worker": partial(sides.ours_recovery, workers=1, kills=5, epochs=60),
-            "2 workers": partial(sides.ours_recovery, workers=2, kills=5, epochs=100),
+            "1 worker": partial(sides.ours_recovery, workers=1, kills=5),
+            "2 workers": partial(sides.ours_recovery, workers=2, kills=5),
         },
         (
             Goal("seconds, 1 worker", "1 worker", None, "seconds", at_most=10.0),
             Goal("seconds, 2 workers", "2 workers", None, "seconds", at_most=10.0),
+            Goal("seconds of training done again, 1 worker", "1 worker", None, "done again", at_most=sides.EVERY_S),
+            Goal("seconds of training done again, 2 workers", "2 workers", None, "done again", at_most=sides.EVERY_S),
         ),
     ),
     "workers": Comparison(

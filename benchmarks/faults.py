@@ -26,7 +26,7 @@ BUCKET = "bench"
 
 
 class Killer:
-    """Kills a worker of a run again and again, each time when training has gone on for a while."""
+    """Kills a worker of a run again and again, each time when training has gone on for a while; then stops the run."""
 
     def __init__(self, kills: int):
         self._left = kills
@@ -35,9 +35,13 @@ class Killer:
 
     def run(self, folder: Path) -> None:
         """Do it to the run whose record is in a folder, until there were enough kills or `stop` is called."""
-        while self._left and not self._over.wait(0.05):
+        while not self._over.wait(0.05):
             starts = [each for each in read_lines(folder / "events.jsonl") if each["event"] == "training_started"]
-            ready = len(starts) > len(self._killed_at) and time.time() > starts[-1]["started_at"] + TRAINS_S
+            goes_on = len(starts) > len(self._killed_at)
+            if goes_on and not self._left:
+                os.kill(_processes("-m trainer train")[0], signal.SIGINT)  # as Ctrl-C does
+                return
+            ready = goes_on and time.time() > starts[-1]["started_at"] + TRAINS_S
             if ready and (workers := _processes("ray::RayTrainWorker")):
                 self._killed_at.append(time.time())
                 os.kill(workers[-1], signal.SIGKILL)
@@ -47,30 +51,43 @@ class Killer:
         """Kill no more."""
         self._over.set()
 
-    def numbers(self, events: list[dict[str, Any]]) -> dict[str, float]:
-        """Median seconds from a kill to the next step, the worst, and the parts of the median ones."""
+    def numbers(self, events: list[dict[str, Any]], points: list[dict[str, Any]]) -> dict[str, float]:
+        """Median seconds from a kill to the next step, the worst, their parts, and seconds of training done again."""
         starts = [event for event in events if event["event"] == "training_started"][1:]
         failures: dict[int, float] = {}
         for event in events:
             if event["event"] == "worker_failed":
                 failures.setdefault(event["attempt"], event["time"])
         parts: dict[str, list[float]] = {"found": [], "new processes": [], "imports": [], "data and checkpoint": []}
-        whole = []
+        whole, redone = [], []
         for killed, start in zip(self._killed_at, starts, strict=True):
             found = failures[start["attempt"] - 1]
             marks = [killed, found, start["processes_began_at"], start["entered_at"], start["started_at"]]
             for name, before, after in zip(parts, marks, marks[1:], strict=False):
                 parts[name].append(after - before)
             whole.append(start["started_at"] - killed)
+            redone.append(killed - _reached_at(start["step"], [each for each in points if each["time"] <= killed]))
         medians = {name: statistics.median(seconds) for name, seconds in parts.items()}
-        return {"seconds": statistics.median(whole), "worst": max(whole), "kills": float(len(whole)), **medians}
+        times = {"seconds": statistics.median(whole), "worst": max(whole), "kills": float(len(whole))}
+        return {**times, **medians, "done again": statistics.median(redone), "done again, worst": max(redone)}
+
+
+def _reached_at(step: int, points: list[dict[str, Any]]) -> float:
+    """When a run had done so many steps: between two reports as if they were all equally long."""
+    ahead = [point for point in points if point["step"] >= step]
+    behind = [point for point in points if point["step"] < step]
+    if not ahead:  # it was not reported any more
+        return float(behind[-1]["time"])
+    first, before = ahead[0], behind[-1] if behind else ahead[0]
+    share = (step - before["step"]) / max(1, first["step"] - before["step"])
+    return float(before["time"] + share * (first["time"] - before["time"]))
 
 
 def _processes(title: str) -> list[int]:
     found = []
     for pid in machine.descendants():
         with contextlib.suppress(OSError):
-            if title in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+            if title in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " "):
                 found.append(pid)
     return sorted(found)
 

@@ -19,9 +19,11 @@ import faults
 import machine
 
 from trainer import device
+from trainer.errors import ExitCode
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 1800
+EVERY_S = 1.0  # between two checkpoints of a run whose workers are killed
 CORES = device.cpu_count()
 
 
@@ -142,12 +144,16 @@ def ours_saving(bench: Bench, recipe: str, epochs: int, every_s: float, in_bucke
     return _of(ran, samples_per_second=_warm_rate(record["points"]), longest_stall_ms=1000 * max(stalls))
 
 
-def ours_recovery(bench: Bench, workers: int, kills: int, epochs: int) -> Numbers:
+def ours_recovery(bench: Bench, workers: int, kills: int) -> Numbers:
     """Seconds from a SIGKILL of a worker to the next training step, and their parts: medians over a run's kills."""
-    settings = {"epochs": epochs, "checkpoint.every_s": 1.0, "report_every_s": 0.3}
+    settings = {
+        "epochs": 10_000,
+        "checkpoint.every_s": EVERY_S,
+        "report_every_s": 0.3,
+    }  # it is stopped after the last kill
     killer = faults.Killer(bench.less(kills, 1))
     ran, record = ours(bench, "fast", settings, workers, cpus=1, meanwhile=killer)
-    return _of(ran, **killer.numbers(record["events"]))
+    return _of(ran, **killer.numbers(record["events"], record["points"]))
 
 
 def script_startup(bench: Bench, script: str, threads: int) -> Numbers:
@@ -199,7 +205,8 @@ def ours(
         command += ["--workers", str(workers)] if workers else []
         command += ["--cpus-per-worker", str(cpus)] if cpus else []
         with _disturbed(Path(storage) / "bench", meanwhile):
-            ran = _execute(command, {"FASHION_MNIST_DIR": str(bench.data), **(bucket or {})}, titles)
+            variables = {"FASHION_MNIST_DIR": str(bench.data), **(bucket or {})}
+            ran = _execute(command, variables, titles, ExitCode.OK if meanwhile is None else ExitCode.INTERRUPTED)
         points = [line for line in ran.lines() if line["event"] == "metrics"]
         events = [line for line in ran.lines() if line["event"] != "metrics"]
         return ran, {"points": points, "events": events, **{event["event"]: event for event in events}}
@@ -226,11 +233,11 @@ def _run_script(bench: Bench, script: str, threads: int, *options: object) -> Ra
     return _execute([str(word) for word in command], variables)
 
 
-def _execute(command: list[str], variables: dict[str, str], titles: tuple[str, ...] = ()) -> Ran:
+def _execute(command: list[str], variables: dict[str, str], titles: tuple[str, ...] = (), exit_code: int = 0) -> Ran:
     """Run a command to its end, watch the machine meanwhile, and leave nothing of it running.
 
     Raises:
-        SideError: it failed, or took too long.
+        SideError: it ended with another exit code, or took too long.
     """
     name = " ".join(Path(word).name for word in command[1:4])
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch, machine.Watch(titles) as watch:
@@ -248,7 +255,7 @@ def _execute(command: list[str], variables: dict[str, str], titles: tuple[str, .
         finally:
             machine.end_descendants()
         output = file.read_text(errors="replace")
-    if process.returncode:
+    if process.returncode != exit_code:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         raise SideError(f"{name} ended with exit code {process.returncode}: {lines[-1] if lines else 'no message'}")
     used = {"others": watch.others, "ours": watch.ours, "load": watch.load, "seconds": watch.seconds}
