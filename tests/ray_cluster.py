@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -67,7 +67,8 @@ class Cluster:
         """The power fails there: all its processes are gone at once."""
         everyone = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
         for each in everyone:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                each.kill()
         node.wait(30)
 
     def stop(self) -> None:
