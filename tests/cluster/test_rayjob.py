@@ -8,7 +8,7 @@ import sys
 import pytest
 from cluster import kube
 
-from trainer import storage
+from trainer import finished, storage
 from trainer.goodput import account
 from trainer.metrics import METRICS
 
@@ -19,6 +19,8 @@ def test_it_succeeds_on_real_data_and_its_record_and_report_are_in_the_object_st
     assert result["status"] == "finished"
     assert result["test_accuracy"] > 0.89  # recipe fast, not a toy
     assert {"report.html", "model.safetensors", "plots/accuracy.png"} <= set(storage.files(f"{store}/fashion-mnist"))
+    assert storage.read(f"{store}/fashion-mnist/MANIFEST.json") is not None
+    assert finished.damage(run.record) == {}
 
 
 def test_its_workers_were_on_two_nodes(run):
