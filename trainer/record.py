@@ -140,9 +140,8 @@ class Record:
         """Forget how an earlier attempt ended; its points and events stay, but for a last line that a kill has cut."""
         self._remove(self.manifest_file, self.result_file, self.evaluation_file, self.folder / WEIGHTS)
         for file in (self.metrics_file, self.events_file):
-            if file.exists():
-                content = file.read_bytes()
-                os.truncate(file, content.rfind(b"\n") + 1)
+            with sentences(str(file), "written"), suppress(FileNotFoundError):
+                os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
     def _remove(self, *files: Path) -> None:
         for file in files:

@@ -47,28 +47,34 @@ def damaged(content: bytes, luck: random.Random) -> bytes | None:
     return content[: luck.randrange(len(content))] if how == "cut" else None
 
 
-def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
+def damages(files):
+    """Each time one of the files is damaged, which, and whether it is gone; afterwards it is whole again."""
     luck = random.Random(seed := random.randrange(10**6))
     print(f"seed {seed}")
+    whole = {file: file.read_bytes() for file in sorted(files)}
+    for _ in range(DAMAGES):
+        file = luck.choice(list(whole))
+        content = damaged(whole[file], luck)
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        yield file.name, content is None
+        file.write_bytes(whole[file])
+
+
+def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
     newest, older = checkpoint.look(str(run)).committed[:2]
     expected, _ = checkpoint.read(str(run), older)
     folder = run / checkpoint.FOLDER / newest.name
-    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
-    for _ in range(DAMAGES):
-        name = luck.choice(sorted(whole))
-        content = damaged(whole[name], luck)
-        (folder / name).unlink()
-        if content is not None:
-            (folder / name).write_bytes(content)
+    for name, gone in damages(folder.iterdir()):
         seen, without_manifest = [], []
         found, files, _ = checkpoint.newest_valid(
             str(run), lambda which, damage, seen=seen: seen.append(which), without_manifest.append
         )
         assert (found, files) == (older, expected)
-        gone = name == checkpoint.MANIFEST and content is None  # then it is no checkpoint, and nothing is put aside
-        assert (seen, without_manifest) == (([], [newest]) if gone else ([newest], []))
+        no_checkpoint = gone and name == checkpoint.MANIFEST  # then nothing is put aside
+        assert (seen, without_manifest) == (([], [newest]) if no_checkpoint else ([newest], []))
         (folder / checkpoint.QUARANTINED).unlink(missing_ok=True)
-        (folder / name).write_bytes(whole[name])
     found, *_ = checkpoint.newest_valid(str(run), none_expected)
     assert found == newest
     note(
@@ -79,22 +85,14 @@ def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_
 
 
 def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detected(run, note):
-    luck = random.Random(seed := random.randrange(10**6))
-    print(f"seed {seed}")
     # the page and its pictures are made from the others
-    whole = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "report.html"}
-    assert set(whole) == {
+    files = [file for file in run.iterdir() if file.is_file() and file.name != "report.html"]
+    assert {file.name for file in files} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "result.json"),
         *(checkpoint.WEIGHTS, checkpoint.MANIFEST),
     }
-    for _ in range(DAMAGES):
-        name = luck.choice(sorted(whole))
-        content = damaged(whole[name], luck)
-        (run / name).unlink()
-        if content is not None:
-            (run / name).write_bytes(content)
+    for name, _ in damages(files):
         assert set(damage(Record(run))) == {name}
-        (run / name).write_bytes(whole[name])
     assert damage(Record(run)) == {}
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the record of a finished run",

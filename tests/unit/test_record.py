@@ -3,7 +3,7 @@ import resource
 
 import pytest
 
-from trainer import preflight, resolve
+from trainer import preflight, resolve, runs
 from trainer.errors import ConflictError, StorageError, TrainingError
 from trainer.record import Record, find
 from trainer.result import Clock, seconds_by_part, summarise
@@ -75,6 +75,14 @@ def test_a_damaged_result_is_a_sentence_with_the_file(record):
     record.result_file.write_text("{")
     with pytest.raises(StorageError, match=r"result\.json cannot be read"):
         record.result()
+
+
+def test_a_damaged_run_is_listed_as_such_and_the_others_are_listed_too(record, tmp_path):
+    record.write_result({"status": "failed"})
+    other = Record(tmp_path / "r2")
+    other.create(CONFIG, {})
+    other.result_file.write_text("{")
+    assert [row[:2] for row in runs.kept(str(tmp_path))] == [("r1", "failed"), ("r2", "damaged")]
 
 
 def test_a_run_is_found_by_its_name_and_by_its_folder(record):
