@@ -206,7 +206,10 @@ class Record:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise StorageError(f"{file} cannot be read ({error}); the record is damaged there.") from None
+            raise StorageError(
+                f"{file} cannot be read ({error}): the record is damaged there. The same `trainer train` makes "
+                "anew what it can."
+            ) from None
         return content
 
 
