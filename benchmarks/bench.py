@@ -18,8 +18,8 @@ import summary
 from comparisons import COMPARISONS, Comparison
 from sides import Bench, SideError
 
-from trainer import fetch
 from trainer.errors import TrainerError
+from trainer.training import fetch
 
 ROUNDS = 7
 REPEATS = 3  # of a round during which others used the machine

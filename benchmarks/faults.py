@@ -19,7 +19,7 @@ from typing import Any
 
 import machine
 
-from trainer.record import read_lines
+from trainer.storage.record import read_lines
 
 TRAINS_S = 2.0  # after each start, before it is killed again
 BUCKET = "bench"

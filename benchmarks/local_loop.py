@@ -13,7 +13,8 @@ import torch
 from ray.train import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from trainer import loop, resolve
+from trainer import resolve
+from trainer.training import loop
 
 
 def main():

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer import environment
+from trainer.driver import environment
 
 LOOK_EVERY_S = 0.25
 TICKS = os.sysconf("SC_CLK_TCK")

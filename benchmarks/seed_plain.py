@@ -137,7 +137,7 @@ def find_data(folder):
     """The folder given, else the one that trainer finds or fetches."""
     if folder is not None:
         return folder
-    from trainer import fetch
+    from trainer.training import fetch
 
     return fetch.find(None, log=lambda _: None)
 

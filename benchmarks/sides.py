@@ -18,8 +18,8 @@ from typing import Any
 import faults
 import machine
 
-from trainer import device
 from trainer.errors import ExitCode
+from trainer.training import device
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 1800

@@ -52,7 +52,8 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
     from ray.train import ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from trainer import loop, resolve
+    from trainer import resolve
+    from trainer.training import loop
 
     reports: list[dict[str, Any]] = []
     ray.train.report = reports.append

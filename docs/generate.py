@@ -8,8 +8,9 @@ from typing import Any
 
 import fault_tolerance
 
-from trainer import config, goodput, metrics, resolve
+from trainer import config, resolve
 from trainer.errors import EXIT_CODE_MEANING
+from trainer.observe import goodput, metrics
 
 DOCS = Path(__file__).parent
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trainer.rayjob import me
+from trainer.cluster.rayjob import me
 
 PAGE = Path(__file__).parent / "submit.md"
 CONTEXT = "kind-fashion-mnist"  # of `make deploy`

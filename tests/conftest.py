@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import proxy
 import pytest
-from training import OFTEN, Training
+from support import proxy
+from support.training import OFTEN, Training
 
-from trainer import environment, fetch, storage
+from trainer.driver import environment
+from trainer.storage import store
+from trainer.training import fetch
 
 
 def pytest_addoption(parser):
@@ -31,9 +33,9 @@ def between(s3, monkeypatch) -> Iterator[proxy.Proxy]:
     with proxy.before(s3["AWS_ENDPOINT_URL"]) as between:
         for name, value in s3.items():
             monkeypatch.setenv(name, value)
-        storage._store.cache_clear()
+        store._store.cache_clear()
         yield between
-        storage._store.cache_clear()
+        store._store.cache_clear()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from typer.main import get_command
 
 from trainer import __version__, config, resolve
-from trainer.cli import app
+from trainer.cli.main import app
 from trainer.errors import EXIT_CODE_MEANING, ExitCode
-from trainer.metrics import METRICS
+from trainer.observe.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 TRAINER = ROOT / "trainer"

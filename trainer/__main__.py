@@ -1,5 +1,5 @@
 """``python -m trainer`` is ``trainer``."""
 
-from trainer.cli import main
+from trainer.cli.main import main
 
 main()

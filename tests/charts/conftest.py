@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from charts import ENVIRONMENTS, Manifest, generate, render, values_of
+from support.charts import ENVIRONMENTS, Manifest, generate, render, values_of
 
 
 @pytest.fixture(scope="session", params=ENVIRONMENTS)

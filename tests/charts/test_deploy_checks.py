@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from charts import ROOT
+from support.charts import ROOT
 
 SHELL = ("bash", "dirname", "basename", "paste", "date", "sed", "grep", "sort", "awk", "env", "head", "od", "tr", "cat")
 

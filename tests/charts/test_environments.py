@@ -3,14 +3,14 @@
 import re
 
 import pytest
-import schemas
 import yaml
-from charts import ENVIRONMENTS, ROOT, clusters, one, render, values_of
-from network import Pod, reaches
-from schemas import PLATFORM
+from support import schemas
+from support.charts import ENVIRONMENTS, ROOT, clusters, one, render, values_of
+from support.network import Pod, reaches
+from support.schemas import PLATFORM
 from test_security import violations
 
-from trainer.metrics import LAST_SCRAPE
+from trainer.observe.metrics import LAST_SCRAPE
 
 KIND = ROOT / "k8s" / "kind"
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from charts import clusters, env, job, one, pods, render, values_of
+from support.charts import clusters, env, job, one, pods, render, values_of
 
 MANY = 1000
 

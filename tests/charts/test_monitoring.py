@@ -3,9 +3,9 @@
 import re
 
 import pytest
-import schemas
 import yaml
-from charts import ROOT, clusters, leaves, one, render, values_of
+from support import schemas
+from support.charts import ROOT, clusters, leaves, one, render, values_of
 
 KITCHEN_SINK = yaml.safe_load((ROOT / "tests" / "charts" / "kitchen-sink" / "monitoring.yaml").read_text())
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from charts import clusters, env, job, one, pods, render, values_of
-from network import Pod, reaches
+from support.charts import clusters, env, job, one, pods, render, values_of
+from support.network import Pod, reaches
 
 ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
 ALLOWED_VOLUMES |= {"secret"}

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-import schemas
 import yaml
-from charts import ROOT, clusters, env, generate, job, one, render, values_of
+from support import schemas
+from support.charts import ROOT, clusters, env, generate, job, one, render, values_of
 
 KITCHEN_SINK = values_of("kitchen-sink")
 SCHEMA = json.loads((ROOT / "helm" / "training" / "values.schema.json").read_text())

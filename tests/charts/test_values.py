@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import ROOT, clusters, generate, leaves, render, values_of
+from support.charts import ROOT, clusters, generate, leaves, render, values_of
 
 KITCHEN_SINK = values_of("kitchen-sink")
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "training" / "values.yaml").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import kube
-from cluster.kube import CLUSTER, ROOT, forwarded, get, job_ended, kubectl, make, name_of, pods, wait_for
+from support import kube
+from support.kube import CLUSTER, KEEP, ROOT, forwarded, get, job_ended, kubectl, make, name_of, objects, pods, wait_for
 
-from trainer import storage
-from trainer.record import Record, at
+from trainer.storage import store as stores
+from trainer.storage.record import Record, at
 
-KEEP = os.environ.get("KEEP_CLUSTER") == "1"  # while working on a test: the cluster is used as it is, and stays
 RUN = "fashion-mnist"
 
 
@@ -68,21 +66,6 @@ def settled() -> set[str]:
     return wait_for("nothing new is made", the_same_twice, 120, every=3)
 
 
-def objects() -> set[str]:
-    """Name and kind of everything in the cluster but what Kubernetes itself makes and renews all the time."""
-    passing = ("events", "leases", "endpoints", "endpointslices", "componentstatuses", "controllerrevisions")
-    kinds = [
-        kind
-        for kind in kubectl("api-resources", "--verbs=list", "-o", "name").split()
-        if kind.split(".")[0] not in passing and "metrics.k8s.io" not in kind
-    ]
-    found = kubectl("get", ",".join(kinds), "--all-namespaces", "-o", "json", "--ignore-not-found")
-    return {
-        f"{thing['kind']} {thing['metadata'].get('namespace', '')}/{name_of(thing)}"
-        for thing in json.loads(found)["items"]
-    }
-
-
 @pytest.fixture(scope="session")
 def deployed(before: set[str]) -> str:
     """What `make deploy` printed."""
@@ -97,9 +80,9 @@ def store(deployed: str) -> Iterator[str]:
         patch.setenv("AWS_REGION", "us-east-1")
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(key, kube.secret("object-store", key))
-        storage._store.cache_clear()
+        stores._store.cache_clear()
         yield "s3://runs"
-        storage._store.cache_clear()
+        stores._store.cache_clear()
 
 
 class Prometheus:

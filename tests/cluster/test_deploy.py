@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from cluster.kube import ROOT, get, kubectl, make, name_of, secret
+from support.kube import ROOT, get, kubectl, make, name_of, secret
 
 VALUES = [
     *((chart, path) for chart in ("training", "monitoring") for path in sorted(ROOT.glob(f"k8s/*/{chart}.yaml"))),

@@ -4,9 +4,9 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from cluster import cli, kube
-from cluster.cli import chart, trainer
-from cluster.kube import get, kubectl
+from support import cluster_cli, kube
+from support.cluster_cli import chart, trainer
+from support.kube import get, kubectl
 
 from trainer.errors import ExitCode
 
@@ -42,7 +42,7 @@ def test_a_healthy_cluster_is_healthy_seen_from_here_and_from_a_pod_of_each_grou
     (gpu,) = [each for each in found if each["where"] == "gpu"]
     assert "no node is known to have nvidia.com/gpu" in gpu["found"]
     assert [name for name in (kube.name_of(job) for job in get("rayjobs")) if name.startswith("doctor-")] == []
-    assert cli.pods_of("doctor") == []
+    assert cluster_cli.pods_of("doctor") == []
 
 
 @contextmanager

@@ -4,10 +4,10 @@ run itself must end with the sentence that PyTorch sees none."""
 import json
 
 import pytest
-from cluster import kube
-from cluster.kube import get, job_ended, kubectl, name_of, pods, wait_for
+from support import kube
+from support.kube import get, job_ended, kubectl, name_of, pods, wait_for
 
-from trainer.record import at
+from trainer.storage.record import at
 
 RUN = "gpus"
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from cluster import kube
-from cluster.kube import get, job_ended, kubectl, name_of, pods, wait_for
+from support import kube
+from support.kube import get, job_ended, kubectl, name_of, pods, wait_for
 
-from trainer import checkpoint, storage
-from trainer.record import Record, at
+from trainer.storage import checkpoints
+from trainer.storage import store as stores
+from trainer.storage.record import Record, at
 
 LOST_AT_EPOCH = 2
 GONE_ON = "goes on by itself; weights bitwise those of an undisturbed run"
@@ -119,7 +120,7 @@ def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_noth
     assert ended["status"]["jobStatus"] == "SUCCEEDED", kube.state()
     record = at(place)
     assert record.result()["status"] == "finished"
-    assert storage.read(f"{place}/model.safetensors") == undisturbed(loss.epochs)
+    assert stores.read(f"{place}/model.safetensors") == undisturbed(loss.epochs)
     starts = [event for event in record.events() if event["event"] == "training_started"]
     assert [start["attempt"] for start in starts] == list(range(1, len(starts) + 1))
     assert (len(starts) > 1) == loss.begins_again
@@ -132,13 +133,13 @@ def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_noth
 
 def epochs(place: str) -> int:
     """How many epochs a run has reported to the store so far."""
-    lines = (storage.read(f"{place}/metrics.jsonl") or b"").decode().splitlines()
+    lines = (stores.read(f"{place}/metrics.jsonl") or b"").decode().splitlines()
     return sum("test_accuracy" in json.loads(line) for line in lines)
 
 
 def saved(place: str) -> bool:
     """Whether a run has a checkpoint."""
-    return bool(checkpoint.look(place).committed)
+    return bool(checkpoints.look(place).committed)
 
 
 def price(record: Record, lost_at: float) -> tuple[list[int], list[float]]:

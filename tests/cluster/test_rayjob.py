@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from cluster import kube
+from support import kube
 
-from trainer import finished, storage
-from trainer.goodput import account
-from trainer.metrics import METRICS
+from trainer.observe.goodput import account
+from trainer.observe.metrics import METRICS
+from trainer.storage import seal
+from trainer.storage import store as stores
 
 
 def test_it_succeeds_on_real_data_and_its_record_and_report_are_in_the_object_store(run, store):
@@ -18,9 +19,9 @@ def test_it_succeeds_on_real_data_and_its_record_and_report_are_in_the_object_st
     result = run.record.result()
     assert result["status"] == "finished"
     assert result["test_accuracy"] > 0.89  # recipe fast, not a toy
-    assert {"report.html", "model.safetensors", "plots/accuracy.png"} <= set(storage.files(f"{store}/fashion-mnist"))
-    assert storage.read(f"{store}/fashion-mnist/MANIFEST.json") is not None
-    assert finished.damage(run.record) == {}
+    assert {"report.html", "model.safetensors", "plots/accuracy.png"} <= set(stores.files(f"{store}/fashion-mnist"))
+    assert stores.read(f"{store}/fashion-mnist/MANIFEST.json") is not None
+    assert seal.damage(run.record) == {}
 
 
 def test_its_workers_were_on_two_nodes(run):
@@ -35,7 +36,7 @@ def test_its_final_weights_are_bitwise_those_of_the_same_run_on_this_machine(run
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     here = (tmp_path / "runs" / "here" / "model.safetensors").read_bytes()
-    there = storage.read(f"{store}/fashion-mnist/model.safetensors")
+    there = stores.read(f"{store}/fashion-mnist/model.safetensors")
     assert hashlib.sha256(there).hexdigest() == hashlib.sha256(here).hexdigest()
 
 

@@ -3,10 +3,10 @@
 import subprocess
 
 import pytest
-from cluster import cli, kube
-from cluster.kube import ROOT, get, job_ended, kubectl, name_of, pods, wait_for
+from support import cluster_cli, kube
+from support.kube import ROOT, get, job_ended, kubectl, name_of, pods, wait_for
 
-from trainer.record import at
+from trainer.storage.record import at
 
 UPGRADE = ["--set", "cluster.enabled=true", "--set", "autoscaler.idleTimeoutSeconds=15", "--set", "train.epochs=1"]
 
@@ -43,7 +43,7 @@ class Submitted:
     """`trainer submit` of one run, and how it ended."""
 
     def __call__(self, name):
-        self.command = cli.start("submit", "--name", name, "--workers", "2", "--cluster", "standing")
+        self.command = cluster_cli.start("submit", "--name", name, "--workers", "2", "--cluster", "standing")
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import sys
 from base64 import b64decode
 
 import pytest
-from cluster import cli, kube
-from cluster.cli import chart, trainer
-from cluster.kube import get, kubectl, wait_for
+from support import cluster_cli, kube
+from support.cluster_cli import chart, trainer
+from support.kube import get, kubectl, wait_for
 
-from trainer import explain
+from trainer.cluster import diagnose
 from trainer.errors import ExitCode
-from trainer.record import at
+from trainer.storage.record import at
 
 KNOWN_S = 30.0  # from when a reason can be known to the end of the command
 RUN = "submitted"
@@ -118,13 +118,13 @@ def first_seen(pattern):
     """When an event like this was first seen in the namespace."""
     events = json.loads(kubectl("get", "events", "-o", "json"))["items"]
     found = [each for each in events if re.search(pattern, each.get("message") or "")]
-    return min((explain.seconds(each.get("firstTimestamp") or each["eventTime"]) for each in found), default=0.0)
+    return min((diagnose.seconds(each.get("firstTimestamp") or each["eventTime"]) for each in found), default=0.0)
 
 
 def driver_ended(run):
     """When the driver of a run ended, by its RayJob."""
     ended = get("rayjob", run)["status"].get("rayJobInfo", {}).get("endTime")
-    return explain.seconds(ended) if ended else 0.0
+    return diagnose.seconds(ended) if ended else 0.0
 
 
 # of the chart, of the command; exit code, words, and when it could be known
@@ -167,7 +167,7 @@ def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deploy
     with chart(*values):
         code, command = trainer("submit", "--name", run, *arguments, seconds=180)
         known = known_at()
-        cli.remove(run)
+        cluster_cli.remove(run)
     assert code == expected, command.text
     assert re.search(words, command.text), command.text
     assert f"`trainer stop {run}` ends it" in command.text
@@ -182,10 +182,10 @@ def test_without_an_operator_it_is_said_that_nobody_takes_the_run_up(deployed, s
     kubectl("rollout", "status", "deployment/kuberay-operator", namespace="kuberay-system")
     try:
         code, command = trainer("submit", "--name", "no-operator")
-        made = explain.seconds(get("rayjob", "no-operator")["metadata"]["creationTimestamp"])
+        made = diagnose.seconds(get("rayjob", "no-operator")["metadata"]["creationTimestamp"])
     finally:
         kubectl("scale", "--replicas=1", "deployment/kuberay-operator", namespace=operator[2])
-    cli.remove("no-operator")
+    cluster_cli.remove("no-operator")
     assert code == ExitCode.CLUSTER
     assert "nobody has taken up RayJob no-operator" in command.text
     ends_within_time(command, made)
@@ -234,7 +234,7 @@ def test_a_run_that_fails_ends_with_its_own_sentence_and_no_new_cluster_is_made_
     wait_for("nothing of it is left to try", lambda: get("rayjob", run)["status"]["jobDeploymentStatus"] in final, 180)
     clusters |= {get("rayjob", run)["status"].get("rayClusterName") or None} - {None}
     _, status = trainer("status", run, "--json")
-    cli.remove(run)
+    cluster_cli.remove(run)
     assert code == expected, command.text
     assert re.search(words, command.text), command.text
     assert len(clusters) == 1, command.text
@@ -246,38 +246,38 @@ def test_a_run_past_its_deadline_was_stopped_and_the_limit_is_named(deployed, st
     kube.forget(store, "too-long")
     with chart("job.activeDeadlineSeconds=35"):
         code, command = trainer("submit", "--name", "too-long", "--set", "epochs=200")
-    cli.remove("too-long")
+    cluster_cli.remove("too-long")
     assert code == ExitCode.INTERRUPTED
     assert "longer than job.activeDeadlineSeconds, 35 s" in command.text
 
 
 def test_twenty_submits_of_one_name_at_once_make_one_rayjob(deployed, store):
     kube.forget(store, "crowd")
-    crowd = [cli.start("submit", "--name", "crowd", "--no-wait") for _ in range(20)]
+    crowd = [cluster_cli.start("submit", "--name", "crowd", "--no-wait") for _ in range(20)]
     assert [command.wait(180) for command in crowd] == [0] * 20, [command.text for command in crowd]
     assert sum(command.saw(": submitted") for command in crowd) == 1
     assert sum(command.saw("is there already") for command in crowd) == 19
     jobs = [job for job in get("rayjobs") if kube.name_of(job) == "crowd"]
     assert len(jobs) == 1
-    cli.remove("crowd")
+    cluster_cli.remove("crowd")
 
 
 def test_ctrl_c_detaches_attaching_again_goes_on_and_stop_ends_it_for_everybody(deployed, store):
     run = "let-go"
     kube.forget(store, run)
     arguments = ["submit", "--name", run, "--set", "epochs=300"]
-    first = cli.start(*arguments)
+    first = cluster_cli.start(*arguments)
     wait_for("it trains", lambda: first.saw("epoch 1/300"), 240)
     first.interrupt()
     assert first.wait(20) == ExitCode.INTERRUPTED
     assert f"Detached; the run goes on. See it: trainer status {run}." in first.text
-    second = cli.start(*arguments)
+    second = cluster_cli.start(*arguments)
     wait_for("it is followed again", lambda: second.saw(r"is there already") and second.saw(r"epoch \d+/300"), 60)
     code, stop = trainer("stop", run)
     assert code == ExitCode.OK, stop.text
     assert second.wait(60) == ExitCode.INTERRUPTED
     assert re.search(rf"Run {run} was stopped by \S+@\S+; its record so far is kept", second.text)
-    assert cli.pods_of(run) == []
+    assert cluster_cli.pods_of(run) == []
     assert get("rayjob", run) is None
     result = at(f"{store}/{run}").result()
     assert (result["status"], result["exit_code"]) == ("interrupted", ExitCode.INTERRUPTED)
@@ -342,14 +342,14 @@ class Tunnel:
 def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_the_true_result(through_a_tunnel, store):
     run, (kubeconfig, tunnel) = "survivor", through_a_tunnel
     kube.forget(store, run)
-    command = cli.start("submit", "--name", run, "--set", "epochs=60", kubeconfig=kubeconfig)
+    command = cluster_cli.start("submit", "--name", run, "--set", "epochs=60", kubeconfig=kubeconfig)
     wait_for("it trains", lambda: command.saw("epoch 1/60"), 240)
     tunnel.cut()
     wait_for("the cut is said", lambda: command.saw(r"does not answer .* The run goes on, and is asked for again"), 60)
     tunnel.open()
     wait_for("it is connected again", lambda: command.saw("connected again after"), 60)
     restart_api_server()
-    (head,) = [name for name in cli.pods_of(run) if "-head-" in name]
+    (head,) = [name for name in cluster_cli.pods_of(run) if "-head-" in name]
     kubectl("delete", "pod", head, "--grace-period=0", "--force")
     code = command.wait(900)
     assert command.saw(f"head {head} is gone"), command.text
@@ -358,7 +358,7 @@ def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_t
     assert (code, result["status"]) == (ExitCode.OK, "finished"), command.text
     assert f"test accuracy {result['test_accuracy']:.2%}" in command.text
     assert sum(event["event"] == "training_started" for event in record.events()) >= 2
-    cli.remove(run)
+    cluster_cli.remove(run)
 
 
 def restart_api_server():

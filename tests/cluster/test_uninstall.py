@@ -3,8 +3,7 @@
 import time
 
 import pytest
-from cluster.conftest import KEEP, objects
-from cluster.kube import kubectl, make
+from support.kube import KEEP, kubectl, make, objects
 
 pytestmark = pytest.mark.skipif(KEEP, reason="KEEP_CLUSTER=1: the cluster is still needed")
 

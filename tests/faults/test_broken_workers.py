@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from training import OFTEN, Training
+from support.training import OFTEN, Training
 
 from trainer.errors import ExitCode
 

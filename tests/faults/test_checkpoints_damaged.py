@@ -7,13 +7,13 @@ import random
 import shutil
 
 import pytest
-from training import OFTEN, Training
-from unit.test_checkpoint import killed_while_it_saves
+from support.killed_saves import killed_while_it_saves
+from support.training import OFTEN, Training
 
-from trainer import checkpoint, storage
-from trainer.checkpoint import Checkpoint
-from trainer.finished import damage
-from trainer.record import Record
+from trainer.storage import checkpoints, store
+from trainer.storage.checkpoints import Checkpoint
+from trainer.storage.record import Record
+from trainer.storage.seal import damage
 
 DAMAGES = 1000
 KILL_POINTS = 200
@@ -63,19 +63,19 @@ def damages(files):
 
 
 def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
-    newest, older = checkpoint.look(str(run)).committed[:2]
-    expected, _ = checkpoint.read(str(run), older)
-    folder = run / checkpoint.FOLDER / newest.name
+    newest, older = checkpoints.look(str(run)).committed[:2]
+    expected, _ = checkpoints.read(str(run), older)
+    folder = run / checkpoints.FOLDER / newest.name
     for name, gone in damages(folder.iterdir()):
         seen, without_manifest = [], []
-        found, files, _ = checkpoint.newest_valid(
+        found, files, _ = checkpoints.newest_valid(
             str(run), lambda which, damage, seen=seen: seen.append(which), without_manifest.append
         )
         assert (found, files) == (older, expected)
-        no_checkpoint = gone and name == checkpoint.MANIFEST  # then nothing is put aside
+        no_checkpoint = gone and name == checkpoints.MANIFEST  # then nothing is put aside
         assert (seen, without_manifest) == (([], [newest]) if no_checkpoint else ([newest], []))
-        (folder / checkpoint.QUARANTINED).unlink(missing_ok=True)
-    found, *_ = checkpoint.newest_valid(str(run), none_expected)
+        (folder / checkpoints.QUARANTINED).unlink(missing_ok=True)
+    found, *_ = checkpoints.newest_valid(str(run), none_expected)
     assert found == newest
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the newest checkpoint",
@@ -89,7 +89,7 @@ def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detec
     files = [file for file in run.iterdir() if file.is_file() and file.name != "report.html"]
     assert {file.name for file in files} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "result.json"),
-        *(checkpoint.WEIGHTS, checkpoint.MANIFEST),
+        *(checkpoints.WEIGHTS, checkpoints.MANIFEST),
     }
     for name, _ in damages(files):
         assert set(damage(Record(run))) == {name}
@@ -102,20 +102,20 @@ def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detec
 
 
 def test_wherever_a_save_is_killed_the_newest_whole_checkpoint_is_found(run, tmp_path, note):
-    newest, *_ = checkpoint.look(str(run)).committed
-    files, _ = checkpoint.read(str(run), newest)
+    newest, *_ = checkpoints.look(str(run)).committed
+    files, _ = checkpoints.read(str(run), newest)
     found = {1: 0, 2: 0}
     for point in itertools.count():
         place = str(tmp_path / "killed")
-        checkpoint.commit(place, Checkpoint(1, 1), files, {})
+        checkpoints.commit(place, Checkpoint(1, 1), files, {})
         killed = killed_while_it_saves(place, files, point)
-        which, content, _ = checkpoint.newest_valid(place, none_expected)
+        which, content, _ = checkpoints.newest_valid(place, none_expected)
         assert content == files
         found[which.step] += 1
-        checkpoint.commit(place, Checkpoint(3, 1), files, {})  # what it left does not stand in the way
-        checkpoint.prune(place, keep=1)
-        assert [each.step for each in checkpoint.look(place).committed] == [3]
-        assert all("step-00000003" in name for name in storage.files(storage.join(place, checkpoint.FOLDER)))
+        checkpoints.commit(place, Checkpoint(3, 1), files, {})  # what it left does not stand in the way
+        checkpoints.prune(place, keep=1)
+        assert [each.step for each in checkpoints.look(place).committed] == [3]
+        assert all("step-00000003" in name for name in store.files(store.join(place, checkpoints.FOLDER)))
         shutil.rmtree(place)
         if not killed:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from training import OFTEN, STEPS, Training
+from support.training import OFTEN, STEPS, Training
 
 RUNS = 6  # of each number of workers: one run with a kill every so many steps, and the next a step later
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from training import OFTEN, Training
+from support.training import OFTEN, Training
 
 from trainer.errors import ExitCode
 

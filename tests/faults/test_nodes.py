@@ -6,8 +6,8 @@ import signal
 import time
 
 import pytest
-from ray_cluster import cluster
-from training import OFTEN, SAMPLES, Training, injected
+from support.ray_cluster import cluster
+from support.training import OFTEN, SAMPLES, Training, injected
 
 TRAINING_SET = 60_000
 NOTICED_S = 3

@@ -7,10 +7,10 @@ import time
 
 import psutil
 import pytest
-from training import OFTEN, Training
+from support.training import OFTEN, Training
 
-from trainer import lease
 from trainer.errors import ExitCode
+from trainer.storage import lease
 
 
 def test_a_second_job_on_a_run_is_refused_within_5_seconds_and_the_first_not_disturbed(tmp_path, undisturbed, note):

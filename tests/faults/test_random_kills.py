@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from training import OFTEN, Training
+from support.training import OFTEN, Training
 
 SHARE_OF_DRIVERS = 0.2
 EPOCHS = {25: 60, 100: 150}  # more than enough for so many kills, at ten steps an epoch

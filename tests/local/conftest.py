@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from local.runs import SMALL, run_trainer
+from support.runs import SMALL, run_trainer
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from training import OFTEN, Training
+from support.training import OFTEN, Training
 
-from trainer import checkpoint
-from trainer.state import from_files
+from trainer.storage import checkpoints
+from trainer.training.state import from_files
 
 KEPT = ["--set", "checkpoint.keep=100"]
 
@@ -22,7 +22,7 @@ def poisoned(folder, steps, *arguments):
 def saved_steps(run):
     """The steps of all checkpoints; every number in them is one."""
     for each in run.committed():
-        files, _ = checkpoint.read(run.place, each)
+        files, _ = checkpoints.read(run.place, each)
         assert all(bool(t.isfinite().all()) for t in from_files(files).values() if t.is_floating_point()), each.name
     return [each.step for each in run.committed()]
 

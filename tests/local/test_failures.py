@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from local.runs import SMALL, result_of, run_trainer
+from support.runs import SMALL, result_of, run_trainer
 
 LONG = [
     "train",
@@ -87,14 +87,15 @@ def test_a_worker_that_raises_ends_the_run_with_its_last_line(tmp_path, data_fol
     # the worker's own machine has no data: what a driver cannot know beforehand
     script = """
 import sys
-from trainer import cli, launch
+from trainer.cli import main
+from trainer.driver import launch
 
 def broken(settings):
     raise ValueError("the dog ate the batch")
 
 launch._train = broken
 sys.argv = ["trainer", "train", "--name", "raises", *sys.argv[1:]]
-cli.main()
+main.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False

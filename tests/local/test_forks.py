@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from local.runs import SMALL, result_of, run_trainer
+from support.runs import SMALL, result_of, run_trainer
 
-from trainer.record import Record
+from trainer.storage.record import Record
 
 
 def test_a_fork_trains_on_with_other_settings_and_leaves_the_first_run_as_it_is(finished):

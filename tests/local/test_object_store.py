@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from local.runs import SMALL, run_trainer
-from object_store import BUCKET, s3_server
+from support.object_store import BUCKET, s3_server
+from support.runs import SMALL, run_trainer
 
-from trainer import storage
+from trainer.storage import store
 
 RUNS = f"s3://{BUCKET}/team a"
 
@@ -33,14 +33,14 @@ def run(server, tmp_path_factory, data_folder):
 def stored(server, monkeypatch):
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    storage._store.cache_clear()
-    yield lambda name: storage.read(f"{RUNS}/r1/{name}")
-    storage._store.cache_clear()
+    store._store.cache_clear()
+    yield lambda name: store.read(f"{RUNS}/r1/{name}")
+    store._store.cache_clear()
 
 
 def test_the_record_result_weights_and_report_are_in_the_bucket_and_nowhere_else(run, stored):
     folder, _, printed = run
-    files = storage.files(f"{RUNS}/r1")
+    files = store.files(f"{RUNS}/r1")
     assert {"config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "result.json"} <= set(files)
     assert {"evaluation.json", "report.html", "model.safetensors", "plots/accuracy.png"} <= set(files)
     assert json.loads(stored("result.json"))["status"] == "finished"
@@ -66,7 +66,7 @@ def test_the_weights_in_the_bucket_score_as_the_run_said(run, server, stored):
 
 def test_the_report_is_made_again_from_the_bucket_alone(run, server, stored, tmp_path):
     before = stored("report.html")
-    storage.delete(f"{RUNS}/r1/report.html")
+    store.delete(f"{RUNS}/r1/report.html")
     done = run_trainer(tmp_path, "report", f"{RUNS}/r1", **server)
     assert done.returncode == 0, done.stderr
     assert stored("report.html") == before
@@ -79,4 +79,4 @@ def test_no_secret_is_in_the_record_or_the_output(run, server, stored):
     *_, printed = run
     secret = server["AWS_SECRET_ACCESS_KEY"]
     assert secret not in printed
-    assert [name for name in storage.files(f"{RUNS}/r1") if secret.encode() in (stored(name) or b"")] == []
+    assert [name for name in store.files(f"{RUNS}/r1") if secret.encode() in (stored(name) or b"")] == []

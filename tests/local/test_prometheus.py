@@ -13,11 +13,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from local.runs import SMALL
+from support.runs import SMALL
 
-from trainer.goodput import PARTS, account
-from trainer.metrics import METRICS
-from trainer.record import Record
+from trainer.observe.goodput import PARTS, account
+from trainer.observe.metrics import METRICS
+from trainer.storage.record import Record
 
 TOKEN = "0123456789abcdef" * 4
 

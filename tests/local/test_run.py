@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from local.runs import SMALL, result_of, run_trainer
+from support.runs import SMALL, result_of, run_trainer
 
 
 def test_a_run_ends_with_accuracy_loss_classes_time_and_the_reports_path(finished):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import proxy
 import pytest
-from object_store import BUCKET, s3_server
-from training import OFTEN, STEPS, Training
+from support import proxy
+from support.object_store import BUCKET, s3_server
+from support.training import OFTEN, STEPS, Training
 
 from trainer.errors import ExitCode
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from local.runs import SMALL, result_of, run_trainer
 from safetensors.torch import load_file
+from support.runs import SMALL, result_of, run_trainer
 
 REPEATABLE = [*SMALL, "--cpus-per-worker", "1", "--set", "epochs=1", "--set", "model.dropout=0.1"]
 

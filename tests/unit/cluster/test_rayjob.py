@@ -1,0 +1,138 @@
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer import resolve
+from trainer.cluster import rayjob
+from trainer.errors import ConfigError, ConflictError, ResourceError
+
+RAYJOB = (Path(__file__).parents[3] / "k8s" / "rayjob.yaml").read_text()  # what the chart makes on kind
+STANDING = RAYJOB.partition("  rayClusterSpec:")[0] + "  clusterSelector: {ray.io/cluster: training}\n"
+TEMPLATES = {"rayjob.yaml": RAYJOB, "rayjob-standing.yaml": STANDING}
+ON_KIND = "workers: 2\ncpus_per_worker: 1\n"
+
+
+def config(*overrides, recipe="fast"):
+    return resolve.load(recipe, None, overrides, ON_KIND)
+
+
+def job(settings, name="r1", recipe="fast", cluster="own"):
+    return rayjob.filled(rayjob.manifest(TEMPLATES, cluster, name, recipe, settings), settings)
+
+
+def settings_in(entrypoint):
+    """What the command of a RayJob trains with, as the image would read it."""
+    words = shlex.split(entrypoint)
+    given = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    recipe = words[words.index("--recipe") + 1] if "--recipe" in words else None
+    assert "--config" not in words  # or a later train.yaml of the cluster would change what the run is
+    return resolve.load(recipe, None, given)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["epochs=20", "optimizer.lr=1e-3"],
+        ["model.hidden=[128, 64]", "workers=1-2", "gpu=true"],
+        ["optimizer.grad_clip_norm=1.5", "optimizer.schedule=constant", "cpus_per_worker=null"],
+    ],
+)
+def test_the_command_of_a_rayjob_gives_exactly_the_submitted_config(overrides):
+    settings = resolve.load("fast", None, overrides, ON_KIND)
+    command = rayjob.manifest(TEMPLATES, "own", "r1", "fast", settings)["spec"]["entrypoint"]
+    assert settings_in(command).sha256 == settings.sha256
+    assert shlex.split(command)[:6] == ["python", "-m", "trainer", "train", "--name", "r1"]
+    assert "--log-format json" in command
+
+
+def test_the_command_names_the_recipe_and_what_the_cluster_and_the_user_set():
+    command = job(config("epochs=20", recipe="accurate"), recipe="accurate")["spec"]["entrypoint"]
+    assert command.endswith("--recipe accurate --set epochs=20 --set workers=2 --set cpus_per_worker=1")
+
+
+def test_no_word_of_the_command_has_a_space_that_ray_would_quote_anew():
+    settings = config("model.blocks=[[8, 16], [32]]", "model.hidden=[128, 64]", recipe="accurate")
+    command = rayjob.manifest(TEMPLATES, "own", "r1", "accurate", settings)["spec"]["entrypoint"]
+    assert [word for word in shlex.split(command) if " " in word] == []
+
+
+def test_the_rayjob_has_the_runs_name_and_remembers_its_config():
+    settings = config("epochs=20")
+    made = job(settings)
+    assert made["metadata"]["name"] == "r1"
+    assert rayjob.config_of(made) == settings
+    assert rayjob.storage_of(made) == "s3://runs"
+
+
+@pytest.mark.parametrize("name", ["1st", "a" * 41, "Upper", "a_b", "-a", "a-"])
+def test_what_cannot_name_a_rayjob_is_refused(name):
+    with pytest.raises(ConfigError, match="name"):
+        rayjob.check_name(name)
+
+
+def test_the_longest_name_leaves_kuberay_room():
+    assert len(rayjob.check_name("a" * 40)) < 47
+
+
+def test_the_same_config_joins_and_another_is_refused_with_what_differs():
+    made = job(config("epochs=20"))
+    rayjob.check_same(made, config("epochs=20"), "training")
+    with pytest.raises(ConflictError, match=r"r1 is a run in training with another config .epochs: 20 → 3"):
+        rayjob.check_same(made, config("epochs=3"), "training")
+
+
+def test_a_rayjob_that_kubectl_made_is_not_taken_for_a_run_of_ours():
+    with pytest.raises(ConflictError, match="fashion-mnist is a RayJob in training that `trainer submit` did not make"):
+        rayjob.check_same(yaml.safe_load(RAYJOB), config(), "training")
+
+
+def replicas(made):
+    return {group["groupName"]: group["replicas"] for group in made["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["workers=1"], {"cpu": 1, "gpu": 0}),
+        (["workers=2"], {"cpu": 2, "gpu": 0}),
+        (["workers=1-2"], {"cpu": 1, "gpu": 0}),
+        (["workers=1", "gpu=true"], {"cpu": 0, "gpu": 1}),
+    ],
+)
+def test_the_cluster_begins_with_the_pods_that_the_workers_need(overrides, expected):
+    assert replicas(job(config(*overrides))) == expected
+
+
+def test_several_workers_share_a_pod_that_has_the_cores():
+    made = rayjob.manifest(TEMPLATES, "own", "r1", "fast", config())
+    group = made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "3500m"  # Ray counts 4
+    assert rayjob.workers_a_pod(group, config()) == 4
+    assert rayjob.pods_for(group, config("workers=8"), 8) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["workers=4"],
+            "workers: 4 do not fit into any worker group without GPUs .cpu: at most 2 pods.*use --workers 2",
+        ),
+        (["workers=2", "gpu=true"], "workers: 2 do not fit.*gpu: at most 1 pods of 1 cores and 1 GPUs.*--workers 1"),
+        (["cpus_per_worker=2"], "no worker group without GPUs has pods with 2 CPU cores"),
+    ],
+)
+def test_workers_that_no_group_can_hold_are_refused_with_what_would_fit(overrides, words):
+    with pytest.raises(ResourceError, match=words):
+        job(config(*overrides))
+
+
+def test_a_run_on_the_standing_cluster_brings_no_cluster_of_its_own():
+    made = job(config(), cluster="standing")
+    assert made["spec"]["clusterSelector"] == {"ray.io/cluster": "training"}
+    assert "rayClusterSpec" not in made["spec"]
+    with pytest.raises(ConfigError, match=r"cluster\.enabled=true"):
+        rayjob.manifest({"rayjob.yaml": RAYJOB}, "standing", "r1", "fast", config())

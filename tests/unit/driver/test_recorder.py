@@ -1,0 +1,190 @@
+import os
+import pickle
+
+import pytest
+from ray.exceptions import OutOfMemoryError
+
+from trainer.driver.recorder import ATTEMPT, AttemptTold, Recorder
+from trainer.errors import TrainingError, in_a_line
+from trainer.observe.display import event_sentence
+from trainer.observe.metrics import METRICS
+from trainer.storage.record import Record
+
+
+def ready(**changes):
+    return {
+        "phase": "ready",
+        "process_began_at": 1.0,
+        "entered_at": 4.0,
+        "time": 5.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "precision_reason": "so",
+        "threads": 1,
+        "workers": 2,
+        "data_seconds": 0.1,
+        "damaged": [],
+        "unfinished": [],
+        "step": 0,
+        "resumed_from": None,
+        "left_out": None,
+        **changes,
+    }
+
+
+def progress(**changes):
+    return {
+        "phase": "progress",
+        "epoch": 1,
+        "step": 7,
+        "lr": 0.5,
+        "loss_sum": 10.0,
+        "samples": 4,
+        "seconds": 2.0,
+        "saving_seconds": 0.0,
+        "outage": None,
+        **changes,
+    }
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    return Recorder(tmp_path, peak_lr=0.1)
+
+
+def test_reports_of_all_ranks_become_one_point_weighted_by_samples(recorder, tmp_path):
+    recorder.after_report(None, [ready(), ready(time=6.0, data_seconds=0.3)], None)
+    recorder.after_report(None, [progress(), progress(loss_sum=2.0, samples=2, seconds=3.0)], None)
+    (point,) = Record(tmp_path).points()
+    assert point["train_loss"] == pytest.approx(12.0 / 6)
+    assert point["samples_per_second"] == pytest.approx(6 / 3.0)
+    assert (point["workers"], point["attempt"], point["step"], point["learning_rate"]) == (2, 1, 7, pytest.approx(0.05))
+
+
+def test_training_starts_when_the_last_worker_is_ready(recorder, tmp_path):
+    recorder.after_report(None, [ready(), ready(time=6.0, data_seconds=0.3)], None)
+    (event,) = Record(tmp_path).events()
+    assert (event["event"], event["started_at"], event["data_seconds"]) == ("training_started", 6.0, 0.3)
+
+
+def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
+    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    for _ in range(2):
+        recorder.after_report(None, [ready()], None)
+        recorder.after_report(None, [progress()], None)
+    assert [point["attempt"] for point in Record(tmp_path).points()] == [3, 4]
+
+
+def test_workers_are_told_the_attempt_that_the_record_will_give_them(tmp_path, monkeypatch):
+    monkeypatch.setenv(ATTEMPT, "of another test")
+    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    told = AttemptTold(recorder)
+    for started in (3, 4):
+        told = pickle.loads(pickle.dumps(told))  # as Ray hands it on
+        told.after_init_train_context()
+        assert os.environ[ATTEMPT] == str(started)
+        told._recorder.after_report(None, [ready()], None)
+        assert Record(tmp_path).events()[-1]["attempt"] == started
+
+
+def test_an_interval_without_samples_has_no_loss(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    recorder.after_report(None, [progress(samples=0, loss_sum=0.0)], None)
+    assert Record(tmp_path).points()[0]["train_loss"] is None
+
+
+def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    ends = [
+        progress(
+            phase="epoch",
+            test_loss=0.4,
+            test_accuracy=0.9,
+            evaluation_seconds=1.0,
+            last_save_seconds=waited,
+            time=9.0,
+            confusion=[[1]],
+            mistakes=[{"confidence": c} for c in confidences],
+            weights={"size": 3, "sha256": "abc"},
+        )
+        for confidences, waited in (([0.9, 0.5], 0.25), ([0.7], 0.0))
+    ]
+    recorder.after_report(None, ends, None)
+    evaluation = Record(tmp_path).evaluation()
+    assert [mistake["confidence"] for mistake in evaluation["mistakes"]] == [0.9, 0.7, 0.5]
+    (point,) = Record(tmp_path).points()
+    assert (point["test_accuracy"], point["last_save_seconds"]) == (0.9, 0.25)
+    ended = Record(tmp_path).events()[-1]
+    assert (ended["event"], ended["weights"]) == ("training_finished", {"size": 3, "sha256": "abc"})
+
+
+def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path):
+    recorder.after_exception(None, {1: ValueError("Traceback ...\n  File x\nValueError: too hot")})
+    (event,) = Record(tmp_path).events()
+    assert (event["event"], event["rank"], event["error"]) == ("worker_failed", 1, "ValueError: too hot")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError(), "KeyError"),
+        (ValueError("first\nlast"), "ValueError: last"),
+        (ValueError("Traceback ...\nValueError: last"), "ValueError: last"),
+        (TrainingError("The loss became nan."), "The loss became nan."),
+        (
+            OutOfMemoryError("3 workers were killed due to the node running low on memory.\nEviction stats: ..."),
+            (
+                "Ray killed its process (OutOfMemoryError), because its node ran low on memory: give it more, or use "
+                "more workers"
+            ),
+        ),
+    ],
+)
+def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):
+    assert in_a_line(error) == line
+
+
+def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    tested = {"phase": "epoch", "test_loss": 0.4, "test_accuracy": 0.9, "evaluation_seconds": 1.0}
+    recorder.after_report(None, [progress(**tested)], None)
+    (point,) = Record(tmp_path).points()
+    # the exporter adds these: it knows how many steps there will be, and the earlier attempts
+    known = {*point, "progress", "goodput", "time_parts"}
+    assert [metric.name for metric in METRICS if metric.key not in known] == []
+
+
+def test_an_outage_of_the_storage_is_an_event_when_it_begins_and_when_it_is_over(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    for outage in (None, "storage: away.", "storage: still away.", None, None):
+        recorder.after_report(None, [progress(outage=outage)], None)
+    seen = [event for event in Record(tmp_path).events() if event["event"].startswith("storage_")]
+    assert [event["event"] for event in seen] == ["storage_away", "storage_back"]
+    assert seen[0]["message"] == "storage: away."
+
+
+def test_a_storage_that_is_waited_for_at_the_end_is_an_event_with_the_longest_wait_also_if_it_was_away_before(
+    recorder, tmp_path
+):
+    recorder.after_report(None, [ready()], None)
+    recorder.after_report(None, [progress(outage="storage: away.")], None)
+    recorder.after_report(None, [{"phase": "saving", "outage": "storage: still away.", "waits_s": 660.0}], None)
+    recorder.after_report(None, [progress(outage=None)], None)
+    _, first, last, back = Record(tmp_path).events()
+    assert [first["event"], last["event"], back["event"]] == ["storage_away", "storage_away", "storage_back"]
+    assert event_sentence(first) == "no checkpoint can be saved at the moment, training goes on: storage: away."
+    assert event_sentence(last) == "storage: still away. Waiting for it, at most 660 s."
+
+
+def test_steps_that_are_left_out_are_an_event(recorder, tmp_path):
+    recorder.after_report(None, [ready(left_out=[11, 16])], None)
+    assert [event["left_out"] for event in Record(tmp_path).events() if event["event"] == "rolled_back"] == [[11, 16]]
+
+
+def test_what_is_wrong_with_checkpoints_is_an_event_and_a_sentence_each(recorder, tmp_path):
+    recorder.after_report(
+        None, [ready(damaged=["step-00000008-0001: is cut"], unfinished=["step-00000009-0001"])], None
+    )
+    damaged, unfinished, _ = Record(tmp_path).events()
+    assert event_sentence(damaged) == "a damaged checkpoint was put aside: step-00000008-0001: is cut"
+    assert event_sentence(unfinished).startswith("step-00000009-0001 has no manifest")

@@ -1,0 +1,59 @@
+import pytest
+
+from trainer.observe.goodput import PARTS, account
+
+
+def started(attempt, at, step=0):
+    return {"event": "training_started", "attempt": attempt, "started_at": at, "step": step, "time": at}
+
+
+def point(attempt, step, time, **more):
+    return {"attempt": attempt, "step": step, "time": time, "seconds": 5.0, "samples": 100, **more}
+
+
+RUN = {"event": "run_started", "process_created": 100.0, "time": 101.0}
+
+
+def test_a_run_without_trouble_is_start_up_training_evaluation_and_shutdown():
+    events = [RUN, started(1, 110.0), {"event": "training_finished", "attempt": 1, "finished_at": 124.0, "time": 124.0}]
+    last = {"evaluation_seconds": 2.0, "last_save_seconds": 1.5}
+    points = [point(1, 10, 115.0, saving_seconds=0.5), point(1, 20, 122.0, **last)]
+    parts = account(events, points, now=127.0)
+    assert parts["start_up"] == 10.0
+    assert (parts["productive"], parts["checkpoint_stall"]) == (9.5, 2.0)
+    assert (parts["evaluation"], parts["shutdown"]) == (2.0, 3.0)
+    assert (parts["redone"], parts["recovery"]) == (0.0, 0.0)
+    assert parts["goodput"] == pytest.approx(9.5 / 27, abs=1e-4)
+
+
+def test_what_was_trained_after_the_checkpoint_is_redone_and_the_way_back_is_recovery():
+    events = [RUN, started(1, 110.0), {"event": "worker_failed", "attempt": 1, "time": 123.0}, started(2, 131.0, 10)]
+    points = [point(1, 10, 115.0), point(1, 20, 120.0), point(2, 20, 136.0)]
+    parts = account(events, points, now=136.0)
+    assert parts["productive"] == 10.0  # to step 10, and from there to step 20 the second time
+    assert parts["redone"] == 5.0 + 3.0  # to step 20 the first time, and what was not reported any more
+    assert parts["recovery"] == 8.0
+
+
+def test_a_driver_that_died_without_a_word_is_recovered_from_since_its_last_sign_of_life():
+    events = [RUN, started(1, 110.0), {"event": "run_started", "process_created": 160.0, "time": 161.0}]
+    parts = account([*events, started(2, 170.0, 10)], [point(1, 10, 115.0), point(2, 20, 175.0)], now=175.0)
+    assert parts["recovery"] == 55.0
+    assert parts["wall"] == 75.0
+
+
+def test_a_run_that_never_trained_has_no_goodput():
+    assert account([RUN], [], now=105.0)["goodput"] == 0.0
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_the_parts_add_up_to_the_wall_time(attempts):
+    events, points, now = [RUN], [], 100.0
+    for attempt in range(1, attempts + 1):
+        events.append(started(attempt, now + 10, step=10 * (attempt - 1)))
+        points.append(point(attempt, 10 * attempt, now + 16))
+        events.append({"event": "worker_failed", "attempt": attempt, "time": now + 18})
+        now += 18
+    parts = account(events, points, now)
+    assert sum(parts[part] for part in PARTS) == pytest.approx(parts["wall"])
+    assert all(parts[part] >= 0 for part in PARTS)

@@ -1,0 +1,156 @@
+import pytest
+from support.object_store import s3_server
+
+from trainer import resolve
+from trainer.driver import preflight
+from trainer.errors import ConflictError, OutageError, StorageError
+from trainer.storage import record, store
+
+CONFIG = resolve.load("seed")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, request):
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    store._store.cache_clear()
+    yield f"s3://runs/{request.node.name[:40]}"
+    store._store.cache_clear()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    return str(tmp_path / "a folder") if request.param == "folder" else request.getfixturevalue("bucket")
+
+
+def test_what_was_written_comes_back_and_is_listed(place):
+    store.check(place)
+    store.write(store.join(place, "r1", "config.yaml"), b"one")
+    store.write(store.join(place, "r1", "config.yaml"), b"two")
+    store.write(store.join(place, "r1", "plots", "loss.png"), b"")
+    assert store.read(store.join(place, "r1", "config.yaml")) == b"two"
+    assert store.read(store.join(place, "r1", "result.json")) is None
+    assert store.files(store.join(place, "r1")) == ["config.yaml", "plots/loss.png"]
+    assert store.folders(place) == ["r1"]
+
+
+def test_what_was_deleted_is_gone_and_may_be_deleted_again(place):
+    uri = store.join(place, "result.json")
+    store.write(uri, b"x")
+    store.delete(uri)
+    store.delete(uri)
+    assert store.read(uri) is None
+
+
+def test_checking_a_storage_leaves_nothing_there(place):
+    store.check(place)
+    assert store.files(place) == []
+
+
+def test_a_run_of_a_similar_name_is_not_listed(place):
+    store.write(store.join(place, "r1", "x"), b"")
+    store.write(store.join(place, "r10", "y"), b"")
+    assert store.files(store.join(place, "r1")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("file:///tmp/runs/", "/tmp/runs"),
+        ("s3://bucket/prefix/", "s3://bucket/prefix"),
+        ("gs://bucket", "gs://bucket"),
+        ("/tmp/a b", "/tmp/a b"),
+    ],
+)
+def test_a_storage_has_one_spelling(given, normal):
+    assert store.normalise(given) == normal
+
+
+@pytest.mark.parametrize(("given", "words"), [("ftp://x/y", ["ftp://x/y", "s3"]), ("s3://", ["names no bucket"])])
+def test_a_uri_of_another_kind_is_refused(given, words):
+    with pytest.raises(StorageError) as error:
+        store.normalise(given)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
+    with pytest.raises(StorageError, match=r"s3://nowhere cannot be written: there is no such bucket"):
+        store.check("s3://nowhere")
+
+
+def test_a_server_that_is_not_there_is_a_sentence_with_its_endpoint(monkeypatch, bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    store._store.cache_clear()
+    monkeypatch.setattr(store, "CHECK_DEADLINE_S", 1)
+    with pytest.raises(StorageError, match=r"the store at http://127\.0\.0\.1:9 does not answer"):
+        store.check("s3://runs")
+
+
+def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
+    mine = record.at(store.join(bucket, "r1"))
+    mine.create(CONFIG, {"ray": "2.60.0"})
+    mine.add_point({"step": 1})
+    mine.push()
+    theirs = record.find("r1", bucket)
+    assert theirs.folder != mine.folder
+    assert theirs.config() == CONFIG
+    assert theirs.points() == [{"step": 1}]
+    assert theirs.name == "r1"
+
+
+def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
+    mine = record.at(store.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.push()
+    sent = []
+    monkeypatch.setattr(store, "write", lambda uri, content: sent.append(uri.rsplit("/", 1)[-1]))
+    mine.push()
+    mine.add_event("warning", message="x")
+    mine.push()
+    assert sent == ["events.jsonl"]
+
+
+def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(bucket):
+    mine = record.at(store.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.write_result({"status": "failed"})
+    mine.push()
+    mine.begin_again()
+    assert record.find("r1", bucket).result() is None
+
+
+def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_difference(bucket, data_folder):
+    mine = record.at(store.join(bucket, "r1"))
+    mine.create(CONFIG, {})
+    mine.push()
+    with pytest.raises(ConflictError, match="epochs: 10 → 3"):
+        preflight.prepare("r1", resolve.load("seed", None, ["epochs=3"]), bucket, data_folder)
+
+
+def test_during_an_outage_it_is_tried_again_until_it_is_over(monkeypatch):
+    monkeypatch.setattr(store, "RETRY_EVERY_S", 0.0)
+    answers, away = [OutageError("a"), OutageError("b"), None], []
+
+    def act():
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        return "done"
+
+    assert store.through_outage(act, 60.0, away.append) == "done"
+    assert [str(error) for error in away] == ["a", "b"]
+
+
+def test_an_outage_without_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(store, "RETRY_EVERY_S", 0.0)
+
+    def act():
+        raise OutageError("away")
+
+    with pytest.raises(OutageError):
+        store.through_outage(act, 0.05)

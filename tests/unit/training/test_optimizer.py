@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torch import nn
+
+from trainer import resolve
+from trainer.training import model, optimizer
+
+
+def settings(*overrides):
+    return resolve.load(None, None, [f"optimizer.{each}" for each in overrides]).optimizer
+
+
+def test_the_linear_schedule_rises_over_the_warmup_and_ends_next_to_zero():
+    rates = [optimizer.schedule(settings("warmup=0.2", "schedule=linear"), step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == 1.0
+    assert rates.index(1.0) == 19
+    assert rates[-1] == pytest.approx(1 / 80)
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_the_constant_schedule_without_warmup_is_constant():
+    assert {optimizer.schedule(settings("warmup=0.0", "schedule=constant"), step, 10) for step in range(10)} == {1.0}
+
+
+def test_every_parameter_belongs_to_exactly_one_optimizer():
+    for name in ("sgd", "adamw", "muon"):
+        for kind in ("mlp", "cnn"):
+            network = model.build(resolve.load(None, None, [f"model.name={kind}"]).model)
+            built = optimizer.build(network, settings(f"name={name}"))
+            held = [id(p) for each in built for group in each.param_groups for p in group["params"]]
+            assert sorted(held) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+
+
+def test_muon_takes_the_matrices_and_leaves_biases_and_the_last_layer_to_sgd():
+    network = model.build(resolve.load(None, None, ["model.hidden=[32,16]"]).model)
+    sgd, muon = optimizer.build(network, settings("name=muon", "lr=0.3", "muon_lr=0.02"))
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(32, 784), (16, 32)]
+    assert (10, 16) in [tuple(p.shape) for p in sgd.param_groups[0]["params"]]
+    assert (sgd.param_groups[0]["peak_lr"], muon.param_groups[0]["peak_lr"]) == (0.3, 0.02)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (40, 40)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(optimizer.orthogonalised(matrix, steps=5))
+    assert float(values.min()) > 0.4
+    assert float(values.max()) < 1.4
+
+
+def test_a_scaled_gradient_gives_the_same_muon_step():
+    steps = []
+    for scale in (1.0, 1000.0):
+        weight = nn.Parameter(torch.zeros(20, 30))
+        weight.grad = scale * torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+        optimizer.Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.0).step()
+        steps.append(weight.detach().clone())
+    assert torch.allclose(steps[0], steps[1], atol=1e-5)
+
+
+def test_muons_weight_decay_shrinks_weights_by_the_learning_rate_times_it():
+    weight = nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.zeros(4, 4)
+    optimizer.Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5).step()
+    assert torch.allclose(weight, torch.full((4, 4), 0.95))
+
+
+def test_kernels_keep_the_norm_of_an_orthogonal_matrix_and_matrices_do_not():
+    kernel, matrix = nn.Parameter(torch.randn(16, 4, 3, 3)), nn.Parameter(torch.randn(16, 36))
+    for weight in (kernel, matrix):
+        weight.grad = torch.randn_like(weight)
+    optimizer.Muon([kernel, matrix], lr=0.1, momentum=0.9, weight_decay=0.0).step()
+    assert kernel.norm().item() == pytest.approx(4.0)
+    assert matrix.norm().item() > 10
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_each_optimizer_fits_a_small_problem(name):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 10))
+    images, labels = torch.randn(64, 8), torch.randint(10, (64,))
+    optimizers = optimizer.build(network, settings(f"name={name}", "lr=0.03", "muon_lr=0.02"))
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(network(images), labels)
+        losses.append(loss.item())
+        network.zero_grad()
+        loss.backward()
+        for each in optimizers:
+            each.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_muon_takes_a_network_of_one_layer_and_one_of_narrow_layers():
+    for hidden in ("[]", "[10]", "[3,3]"):
+        network = model.build(resolve.load("fast", None, [f"model.hidden={hidden}"]).model)
+        network(torch.randn(4, 784)).sum().backward()
+        for each in optimizer.build(network, resolve.load("fast", None, []).optimizer):
+            each.step()

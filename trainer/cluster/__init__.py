@@ -1,0 +1,1 @@
+"""A run as a RayJob on Kubernetes. Needs neither Ray nor PyTorch."""

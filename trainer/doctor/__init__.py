@@ -1,0 +1,1 @@
+"""Checks of machine, Ray cluster and Kubernetes cluster before a run."""

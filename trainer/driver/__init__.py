@@ -1,0 +1,1 @@
+"""One run from start to end, outside the workers: driver and controller."""

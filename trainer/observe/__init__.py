@@ -1,0 +1,1 @@
+"""A run as people see it: in a terminal, in Prometheus, as a page."""

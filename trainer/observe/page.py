@@ -1,0 +1,309 @@
+"""A run as one HTML page and PNG pictures, and several runs side by side; from their records alone.
+
+The pages hold all they need: they can be mailed, opened offline, and made again with ``trainer report``.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from trainer.config import CLASSES, SIDE, Config, flatten
+from trainer.errors import StorageError
+from trainer.observe import goodput, plots
+from trainer.observe.summary import class_accuracy, without_report
+from trainer.storage.record import Record, without_redone
+
+EVENTS_SHOWN = 200  # the newest ones
+# Details of events that are seconds since 1970.
+POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
+
+NUMBER, NUMBER_OR_NONE = int | float, int | float | None
+EVENT: dict[str, Any] = {"time": NUMBER, "event": str}  # what each line must have, and of which kind
+POINT: dict[str, Any] = dict.fromkeys(("time", "attempt", "epoch", "step", "samples", "seconds"), NUMBER)
+POINT |= dict.fromkeys(("learning_rate", "train_loss", "samples_per_second"), NUMBER_OR_NONE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a record holds, checked; `points` are those that count, as `plots` wants them.
+
+    `began` is when the last process of the run began, `seen` its last sign of life; seconds since 1970, or None.
+    """
+
+    name: str
+    config: Config
+    environment: dict[str, Any]
+    points: list[dict[str, Any]]
+    attempts: int
+    events: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    result: dict[str, Any] | None
+    began: float | None
+    seen: float | None
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``failed``, ``interrupted``, or ``unfinished`` as long as there is no result."""
+        return str(self.result["status"]) if self.result else "unfinished"
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The points that end an epoch, each with the epoch's mean train loss and speed, and its evaluation."""
+        ends = [point for point in self.points if "test_accuracy" in point]
+        return [point | mean([p for p in self.points if p["epoch"] == point["epoch"]]) for point in ends]
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers at the head of the page; None where one is not known."""
+        last = self.epochs[-1] if self.epochs else {}
+        seconds = (self.result or {}).get("seconds") or {}
+        so_far = self.seen - self.began if self.seen and self.began else None
+        return {
+            "test_accuracy": last.get("test_accuracy"),
+            "test_loss": last.get("test_loss"),
+            "epochs": last.get("epoch", 0),
+            "workers": self.points[-1].get("workers") if self.points else None,
+            "wall": seconds.get("wall", so_far),
+            "training": seconds.get("training"),
+            "samples_per_second": mean(self.points)["samples_per_second"],
+        }
+
+
+def write(record: Record, folder: Path | None = None) -> Path:
+    """Make a run's ``report.html`` and ``plots/*.png``, whatever state it is in: in its record, or in `folder`.
+
+    Raises:
+        StorageError: there is no such run, its record is damaged, or its folder cannot be written.
+    """
+    run = read(record)
+    pictures = plots.of_run(run.points, run.evaluation, (run.result or {}).get("seconds"))
+    page = _render("run.html", pictures, run=run, **_pieces(run))
+    folder = folder or record.folder
+    with _unwritable(folder):
+        _save(folder / record.plots_folder.name, pictures, plots.RUN_PICTURES)
+        _replace(folder / record.report_file.name, page)
+    return folder / record.report_file.name
+
+
+def write_comparison(records: list[Record], folder: Path) -> Path:
+    """Make ``comparison.html`` and its pictures in `folder`: runs side by side.
+
+    Raises:
+        StorageError: a record is damaged, or the folder cannot be written.
+    """
+    runs = dict(zip(_labels(records), map(read, records), strict=True))
+    pictures = plots.of_runs({label: run.points for label, run in runs.items()})
+    page = _render(
+        "comparison.html",
+        pictures,
+        runs=runs,
+        colours={label: plots.look(index)[0] for index, label in enumerate(runs)},
+        best=max((run.numbers["test_accuracy"] or 0.0 for run in runs.values()), default=0.0),
+        differences=differing_settings([run.config for run in runs.values()]),
+        command=f"trainer report {' '.join(record.name for record in records)}",
+    )
+    with _unwritable(folder):
+        _save(folder, pictures, plots.COMPARISON_PICTURES)
+        _replace(folder / "comparison.html", page)
+    return folder / "comparison.html"
+
+
+def read(record: Record) -> Run:
+    """All that a report shows of a record.
+
+    Raises:
+        StorageError: there is no such run, or its record is damaged.
+    """
+    config = record.config()
+    try:
+        events, points = record.events(), record.points()
+        _check(events, EVENT, record.events_file.name)
+        _check(points, POINT, record.metrics_file.name)
+        starts = [event for event in events if event["event"] == "run_started"]
+        attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
+        return Run(
+            record.name,
+            config,
+            environment=record.environment(),
+            points=_counting(points, events, config),
+            attempts=len({*attempts, *(point["attempt"] for point in points)}),
+            events=events,
+            evaluation=_evaluation(record.evaluation()),
+            result=without_report(record.result()),
+            began=starts[-1]["process_created"] if starts else None,
+            seen=max((float(each["time"]) for each in [*events, *points]), default=None),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{record.folder}: the record is damaged ({type(error).__name__}: {error}).") from error
+
+
+def _check(lines: list[dict[str, Any]], kinds: Mapping[str, Any], file: str) -> None:
+    for number, line in enumerate(lines, 1):
+        for key in (key for key, kind in kinds.items() if not isinstance(line.get(key, ...), kind)):
+            raise ValueError(f"line {number} of {file}: {key} is {line.get(key, 'missing')}")
+
+
+def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Train loss and samples/s of several points together, each point weighted by its samples or seconds."""
+    trained = [point for point in points if point["samples"] and point["train_loss"] is not None]
+    samples, seconds = sum(point["samples"] for point in trained), sum(point["seconds"] for point in trained)
+    return {
+        "train_loss": sum(point["train_loss"] * point["samples"] for point in trained) / samples if samples else None,
+        "samples_per_second": samples / seconds if seconds else None,
+    }
+
+
+def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all configs: one value for each config."""
+    flat = [flatten(config.model_dump()) for config in configs]
+    return {key: [each[key] for each in flat] for key in flat[0] if any(each[key] != flat[0][key] for each in flat)}
+
+
+def _counting(points: list[dict[str, Any]], events: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    counting = without_redone(points, events)
+    if not counting:
+        return []
+    began = counting[0]["time"] - counting[0]["seconds"]
+    for event in events:
+        if event["event"] == "training_started" and event["attempt"] == counting[0]["attempt"]:
+            began = event["started_at"]
+    epoch = config.steps_per_epoch
+    return [point | {"elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in counting]
+
+
+def _evaluation(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    if np.shape(evaluation["confusion"]) != (len(CLASSES), len(CLASSES)):
+        raise ValueError(f"the confusion matrix is not {len(CLASSES)} × {len(CLASSES)}")
+    mistakes = [mistake | {"pixels": _pixels(mistake["pixels"])} for mistake in evaluation["mistakes"]]
+    return evaluation | {"class_accuracy": class_accuracy(evaluation), "mistakes": mistakes}
+
+
+def _pixels(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SIDE, SIDE)
+
+
+def _pieces(run: Run) -> dict[str, Any]:
+    starts = [event["process_created"] for event in run.events if event["event"] == "run_started"]
+    shown = run.events[-EVENTS_SHOWN:]
+    return {
+        "tiles": [_data_uri(plots.tile(each["pixels"])) for each in (run.evaluation or {}).get("mistakes", ())],
+        "events": [_event(event, starts[0] if starts else run.events[0]["time"]) for event in shown],
+        "hidden_events": len(run.events) - len(shown),
+        "training": next((each for each in reversed(run.events) if each["event"] == "training_started"), None),
+        "settings": flatten(run.config.model_dump()),
+        "defaults": flatten(Config().model_dump()),
+        "goodput_parts": goodput.PARTS,
+        "command": f"trainer report {run.name}",
+    }
+
+
+def _event(event: dict[str, Any], began: float) -> dict[str, Any]:
+    """An event with its times relative to the run's start, in seconds."""
+    times = {key: f"{event[key] - began:+.1f} s" for key in POINTS_IN_TIME if key in event}
+    details = {key: value for key, value in (event | times).items() if key not in ("time", "event")}
+    return {"at": event["time"] - began, "event": event["event"], "details": details}
+
+
+def _labels(records: list[Record]) -> list[str]:
+    """The runs' names, with a number where a name comes again."""
+    names = [record.name for record in records]
+    return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _render(template: str, pictures: Mapping[str, bytes], **names: Any) -> bytes:
+    embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.COMPARISON_PICTURES))
+    embedded |= {name: _data_uri(png) for name, png in pictures.items()}
+    return _templates().get_template(template).render(pictures=embedded, **names).encode()
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "seconds": seconds, "day": day, "setting": setting}
+    return environment
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in a format; – where there is none, and in words where it is not finite."""
+    if value is None:
+        return "–"
+    return format(value, form) if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
+
+
+def seconds(value: float | None) -> str:
+    """A time for people: 6.23 s, 38.6 s, 6:26, 1:02:33."""
+    if value is None or not math.isfinite(value):
+        return number(value, "")
+    if value < 99.95:
+        return f"{value:.2f} s" if abs(value) < 9.995 else f"{value:.1f} s"
+    hours, rest = divmod(round(value), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def day(value: float) -> str:
+    """Seconds since 1970 as date and time."""
+    when = datetime.fromtimestamp(value, timezone.utc)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def setting(value: Any) -> str:
+    """A setting or detail, as short as it can be read."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(setting, value))
+    if isinstance(value, bool) or value is None:
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _save(folder: Path, pictures: Mapping[str, bytes], known: Sequence[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in known:
+        file = folder / f"{name}.png"
+        if name in pictures:
+            _replace(file, pictures[name])
+        else:
+            file.unlink(missing_ok=True)  # of a report on an earlier attempt
+
+
+def _replace(file: Path, content: bytes) -> None:
+    # a reader finds the old page or the new one, never half of one
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"report: {folder} cannot be written ({error.strerror}); make room, or give another by --output."
+        ) from None

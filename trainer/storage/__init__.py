@@ -1,0 +1,1 @@
+"""``<storage>/<run>/``: everything that is kept of a run, and its integrity."""

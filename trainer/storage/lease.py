@@ -1,0 +1,163 @@
+"""One writer per run: whoever trains a run holds its lease, and renews it.
+
+A claim is an object ``<run>/lease/<number>.json``, made by a conditional create: of many at once one succeeds. The
+number is the fence that its checkpoints carry. The owner keeps ``<number>.alive`` fresh and leaves
+``<number>.released`` at the end. Only creating is conditional, since folders have no conditional update.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from trainer.errors import ConflictError, StorageError
+from trainer.storage import store
+
+FOLDER = "lease"
+RENEW_EVERY_S = 5.0
+RELEASE_PATIENCE_S = 1.0
+EXPIRES_AFTER_S = 20.0  # without a sign of life; clocks of two machines may differ by less than this
+AHEAD_S = 3600.0  # no clock is: a sign of life from later than this is damaged, and not waited for
+
+
+class Lease:
+    """A claim on the run at the URI `run`, for as long as the context lasts; a thread renews it.
+
+    If another process takes over, `taken_by` names it, and `lost` is called once, from that thread.
+
+    Raises:
+        ConflictError: another process trains this run; names it.
+        StorageError: the storage does not answer.
+    """
+
+    def __init__(self, run: str, lost: Callable[[], None]):
+        self._run, self._lost = run, lost
+        self.fence = _claim(run)
+        self.taken_by: str | None = None
+        self._over = threading.Event()
+        self._renew()
+        self._thread = threading.Thread(target=self._keep_alive, name="renew-lease", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next process have the run at once; if the storage does not answer now, after the expiry."""
+        self._over.set()
+        self._thread.join(RELEASE_PATIENCE_S)
+        if self.taken_by is None and not self._thread.is_alive():
+            with suppress(StorageError):
+                store.write(_object(self._run, self.fence, "released"), b"")
+
+    def _keep_alive(self) -> None:
+        while not self._over.wait(RENEW_EVERY_S):
+            try:
+                self._renew()
+                taken = self.look()
+            except StorageError:  # nobody else gets through either, and whoever does waits for the expiry
+                continue
+            if taken is not None:
+                self._lost()
+                return
+
+    def look(self) -> str | None:
+        """Ask the storage who has taken over; None if nobody has.
+
+        Raises:
+            StorageError: it does not answer.
+        """
+        taken = newest(self._run)
+        if taken > self.fence:
+            self.taken_by = _owner(self._run, taken)
+        return self.taken_by
+
+    def _renew(self) -> None:
+        store.write(_object(self._run, self.fence, "alive"), json.dumps({"time": time.time()}).encode())
+
+
+def newest(run: str) -> int:
+    """The number of the last claim on a run; 0 if there was none.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return max(_claims(run), default=0)
+
+
+def _claims(run: str) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for name in store.files(store.join(run, FOLDER)):
+        number, _, kind = name.partition(".")
+        if number.isdigit():
+            found.setdefault(int(number), set()).add(kind)
+    return {number: kinds for number, kinds in found.items() if "json" in kinds}
+
+
+def _claim(run: str) -> int:
+    claims = _claims(run)
+    last = max(claims, default=0)
+    if last and "released" not in claims[last] and _lives(run, last):
+        raise ConflictError(
+            f"{_owner(run, last)} trains {run}; wait for it or stop it. If it is dead, "
+            f"the run is free {EXPIRES_AFTER_S:.0f} s after its last sign of life."
+        )
+    me = psutil.Process()
+    owner = {"host": socket.gethostname(), "pid": me.pid, "created": me.create_time()}
+    owner |= {"time": time.time(), "token": secrets.token_hex(8)}  # the token: no two claims are the same bytes
+    if not store.create(_object(run, last + 1, "json"), json.dumps(owner).encode()):
+        raise ConflictError(f"{_owner(run, last + 1)} has just begun to train {run}; wait for it or stop it.")
+    return last + 1
+
+
+def _lives(run: str, number: int) -> bool:
+    owner = _load(run, number, "json")
+    if owner.get("host") == socket.gethostname() and not _is_running(owner):
+        return False
+    last_sign = _load(run, number, "alive").get("time", owner.get("time"))  # at first there is the claim alone
+    return isinstance(last_sign, float) and -AHEAD_S < time.time() - last_sign < EXPIRES_AFTER_S
+
+
+def _is_running(owner: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(owner["pid"])
+        same = abs(process.create_time() - owner["created"]) < 2.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except (KeyError, TypeError, ValueError):  # a damaged claim says nothing of it: then the signs of life count
+        return True
+
+
+def _owner(run: str, number: int) -> str:
+    owner = _load(run, number, "json")
+    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}"
+
+
+def _load(run: str, number: int, kind: str) -> dict[str, Any]:
+    try:
+        content = json.loads(store.read(_object(run, number, kind)) or b"{}")
+    except ValueError:  # cut by a full disk: says nothing
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _object(run: str, number: int, kind: str) -> str:
+    return store.join(run, FOLDER, f"{number:06}.{kind}")
+
+
+def is_mine(run: str, fence: int) -> bool:
+    """Whether nobody has claimed a run since the claim `fence`: what a writer asks before it commits.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return newest(run) == fence

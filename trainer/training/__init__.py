@@ -1,0 +1,1 @@
+"""What every worker of a run executes. Read `loop.py` first."""

@@ -1,0 +1,180 @@
+"""How good weights are: test loss, accuracy and confusion matrix, inside a run or afterwards as stateless Ray tasks."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.config import CLASSES, Config, DataConfig
+from trainer.errors import StorageError, TrainerError
+from trainer.storage import store
+from trainer.training import data, device, fetch
+from trainer.training.data import Samples
+
+BATCH_SIZE = 1000
+MISTAKES = 25
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over some samples, so that parts add up exactly.
+
+    ``loss_sum`` float64 []: cross entropy, summed; ``confusion`` int64 [10, 10]: samples by label and prediction.
+    """
+
+    loss_sum: Tensor
+    confusion: Tensor
+
+    @property
+    def samples(self) -> int:
+        """How many samples were scored."""
+        return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return float(self.loss_sum) / self.samples
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples predicted right, 0..1."""
+        return float(self.confusion.trace()) / self.samples
+
+    @property
+    def class_accuracy(self) -> dict[str, float]:
+        """Share predicted right, 0..1, of the samples of each class; a class without samples is left out."""
+        rows = self.confusion.sum(1).tolist()
+        right = self.confusion.diagonal().tolist()
+        return {name: right[i] / rows[i] for i, name in enumerate(CLASSES) if rows[i]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "test_loss": self.loss,
+            "test_accuracy": self.accuracy,
+            "class_accuracy": self.class_accuracy,
+            "samples": self.samples,
+            "confusion": self.confusion.tolist(),
+        }
+
+    def __add__(self, other: Scores) -> Scores:
+        return Scores(self.loss_sum + other.loss_sum, self.confusion + other.confusion)
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module, samples: Samples, config: DataConfig, autocast: AbstractContextManager[Any]
+) -> tuple[Scores, Tensor]:
+    """Scores of a model over some samples, and its log-probabilities, float [n, 10] on the CPU.
+
+    The model is put into evaluation mode meanwhile. Its scores are always those of plain cross entropy.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    for first in range(0, len(samples), BATCH_SIZE):
+        images = data.normalise(samples.images[first : first + BATCH_SIZE], config)
+        with autocast:
+            logits = model(images)
+        parts.append(functional.log_softmax(logits.float(), dim=1))
+    model.train(was_training)
+    log_probabilities = torch.cat(parts) if parts else torch.zeros(0, len(CLASSES), device=samples.labels.device)
+    loss_sum = (
+        functional.nll_loss(log_probabilities, samples.labels, reduction="sum").cpu().double()
+    )  # on the CPU: mps has no float64
+    cells = samples.labels * len(CLASSES) + log_probabilities.argmax(1)
+    confusion = torch.bincount(cells, minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
+    return Scores(loss_sum, confusion.cpu()), log_probabilities.cpu()
+
+
+def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tensor) -> list[dict[str, Any]]:
+    """The mistakes made with most confidence, worst first, as plain values with their pixels (base64 of 784 bytes)."""
+    labels = samples.labels.cpu()
+    confidence, predictions = log_probabilities.exp().max(1)
+    wrong = torch.where(predictions != labels)[0]
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)[:MISTAKES]]
+    return [
+        {
+            "index": int(positions[i]),
+            "label": CLASSES[int(labels[i])],
+            "prediction": CLASSES[int(predictions[i])],
+            "confidence": round(float(confidence[i]), 4),
+            "pixels": base64.b64encode(samples.images[i].cpu().numpy().tobytes()).decode(),
+        }
+        for i in worst.tolist()
+    ]
+
+
+def load_weights(uri: str, config: Config) -> nn.Module:
+    """The network of a config with the weights of a safetensors object.
+
+    Raises:
+        StorageError: the object is missing or damaged, or holds the weights of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from trainer.training.model import build
+
+    model = build(config.model)
+    content = store.read(uri)
+    if content is None:
+        raise StorageError(f"{uri} does not exist: the run has no final weights; let it finish first.")
+    try:
+        weights = load(content)
+    except SafetensorError as error:
+        raise StorageError(f"{uri} is not a whole safetensors file ({error}); train the run again.") from None
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        name = differing[0] if differing else "?"
+        raise StorageError(
+            f"{uri} holds another network than the config describes: {name} is {found.get(name, 'missing')}, "
+            f"not {expected.get(name, 'there')}; give the config it was trained with by --recipe or --config."
+        ) from None
+    return model
+
+
+def evaluate(uri: str, config: Config, data_folder: Path | None, tasks: int) -> tuple[Scores, list[dict[str, Any]]]:
+    """Score weights on the test set, in `tasks` shards, each a stateless Ray task; Ray must be running.
+
+    A task holds nothing and may run anywhere, twice or again elsewhere: the sums come out the same.
+    """
+    import ray
+
+    shard = ray.remote(num_cpus=1, max_retries=3)(_evaluate_shard)
+    pending = [shard.remote(uri, config.model_dump(), data_folder, rank, tasks) for rank in range(tasks)]
+    parts = ray.get(pending)
+    if any(isinstance(part, TrainerError) for part in parts):
+        raise next(part for part in parts if isinstance(part, TrainerError))
+    scores = Scores(torch.zeros((), dtype=torch.float64), torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64))
+    for loss_sum, confusion, _ in parts:
+        scores += Scores(torch.tensor(loss_sum), torch.tensor(confusion))  # Ray's arrays are read-only
+    mistakes = sorted((m for *_, part in parts for m in part), key=lambda m: -m["confidence"])[:MISTAKES]
+    return scores, mistakes
+
+
+def _evaluate_shard(uri: str, settings: dict[str, Any], data_folder: Path | None, rank: int, tasks: int) -> Any:
+    try:
+        config = Config.model_validate(settings)
+        model = load_weights(uri, config)
+        folder = fetch.find(data_folder, log=lambda _: None)
+        _, test = data.load(folder, config.data.validation_samples)
+        mine, positions = data.share(test, rank, tasks)
+        precision, _ = device.choose_precision(config, torch.device("cpu"))
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+        scores, log_probabilities = score(model, mine, config.data, autocast)
+    except TrainerError as error:
+        return error  # as a value: an exception would arrive wrapped in Ray's own
+    mistakes = worst_mistakes(mine, positions, log_probabilities)
+    return scores.loss_sum.numpy(), scores.confusion.numpy(), mistakes
