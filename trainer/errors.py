@@ -1,16 +1,19 @@
 """Every way a run can end, as an exit code, and the errors that lead there.
 
-An error that a user can cause is a ``TrainerError``: one sentence that names the field or object, its value and
-what to do. ``cli.py`` prints it and exits with its code; anything else is a bug and exits with ``INTERNAL``.
+An error that a user can cause is a ``TrainerError``. It carries facts: the problem, the fix, the exit code, and whether
+trying again can help. The sentence for people is made of them where it is printed, and the driver's last JSON line has
+the same facts. No code decides by the words of a sentence, so that words can be improved. Anything else that is raised
+is a bug and exits with ``INTERNAL``.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypedDict
 
 
 class ExitCode(IntEnum):
-    """What the process returns; the docstring of each value is its line in ``docs/configuration.md``."""
+    """What the process returns; ``EXIT_CODE_MEANING`` has its line in ``docs/configuration.md``."""
 
     OK = 0
     INTERNAL = 1
@@ -27,25 +30,70 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODE_MEANING: dict[ExitCode, str] = {
-    ExitCode.OK: "the command did what was asked",
+    ExitCode.OK: "the command succeeded",
     ExitCode.INTERNAL: "a bug in the trainer: the message says where the traceback is",
     ExitCode.CONFIG: "the command line, a config file or a `--set` is wrong: nothing was started",
-    ExitCode.DATA: "Fashion-MNIST was not found, or what was found is wrong or truncated",
-    ExitCode.STORAGE: "the storage cannot be read or written, or holds no such run",
-    ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still going on",
-    ExitCode.TRAINING: "the training itself failed: a worker raised or died, and trying again did not help",
-    ExitCode.RESOURCES: "this machine or cluster has not the CPUs or GPUs the run asks for",
+    ExitCode.DATA: "Fashion-MNIST was not found, or its files are wrong or truncated",
+    ExitCode.STORAGE: "the storage cannot be read or written, or has no such run",
+    ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still running",
+    ExitCode.TRAINING: "the training failed: a worker raised an error or died, and retrying did not help",
+    ExitCode.RESOURCES: "not enough CPUs, GPUs or memory on this machine or cluster",
     ExitCode.CHECKPOINT: "the run has checkpoints and none of them is intact, or another process writes them",
-    ExitCode.DIVERGED: "the loss or the weights became non-finite, also after going back once: see the settings",
-    ExitCode.CLUSTER: "the Kubernetes cluster does not answer, refuses, or lacks what runs need: KubeRay, chart, image",
+    ExitCode.DIVERGED: "the loss or the weights became non-finite, also after rolling back once: check the settings",
+    ExitCode.CLUSTER: "the Kubernetes cluster is unreachable, refuses, or lacks what runs need: KubeRay, chart, image",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C, SIGTERM, `trainer stop` or a deadline; the record so far is kept",
 }
 
 
+class ErrorFacts(TypedDict):
+    """An error in JSON: in ``result.json``, and in the driver's last line with ``--log-format json``."""
+
+    exit_code: int
+    error: str  # the whole sentence, for people
+    problem: str
+    fix: str  # empty if there is nothing to do about it
+    retry: bool  # whether the same command could succeed later, or on another cluster
+
+
 class TrainerError(Exception):
-    """An error a user can cause or cure; its text is one sentence for them."""
+    """An error a user can cause or cure.
+
+    `problem` names the field or object and its value, `fix` says what to do; neither ends with a full stop. `retry` is
+    whether the same command could succeed later or elsewhere. Each has a default by class.
+    """
 
     exit_code: ExitCode = ExitCode.INTERNAL
+    retry: bool = False
+
+    def __init__(
+        self, problem: str, fix: str = "", *, retry: bool | None = None, exit_code: ExitCode | None = None
+    ) -> None:
+        super().__init__(problem, fix)  # both in `args`: errors travel pickled from worker to driver
+        self.problem = problem
+        self.fix = fix
+        if retry is not None:
+            self.retry = retry
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return sentence(self.problem, self.fix)
+
+    def facts(self) -> ErrorFacts:
+        """The error as plain values."""
+        return {
+            "exit_code": int(self.exit_code),
+            "error": str(self),
+            "problem": self.problem,
+            "fix": self.fix,
+            "retry": self.retry,
+        }
+
+
+def sentence(problem: str, fix: str = "") -> str:
+    """A problem and its fix as people read them."""
+    text = f"{problem}; {fix}" if fix else problem
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 class ConfigError(TrainerError):
@@ -55,19 +103,21 @@ class ConfigError(TrainerError):
 
 
 class DataError(TrainerError):
-    """Fashion-MNIST is missing, or what is there is not it."""
+    """Fashion-MNIST is missing, or its files are not Fashion-MNIST."""
 
     exit_code = ExitCode.DATA
 
 
 class StorageError(TrainerError):
-    """The storage cannot be read or written, or holds no such run."""
+    """The storage cannot be read or written, or has no such run."""
 
     exit_code = ExitCode.STORAGE
 
 
 class OutageError(StorageError):
-    """An object store does not answer: it may be well again in a while."""
+    """An object store is unreachable."""
+
+    retry = True
 
 
 class ConflictError(TrainerError):
@@ -83,14 +133,14 @@ class TrainingError(TrainerError):
 
 
 class DivergedError(TrainerError):
-    """The loss or the weights are no numbers any more."""
+    """The loss or the weights became NaN or infinite; `step` is the step by which it was seen."""
 
     exit_code = ExitCode.DIVERGED
-    step = 0  # by which it was seen; an attribute, since Ray sends errors from process to process as their texts
+    step = 0
 
 
 class ResourceError(TrainerError):
-    """There are not enough CPUs or GPUs."""
+    """There are not enough CPUs, GPUs, memory or disk."""
 
     exit_code = ExitCode.RESOURCES
 
@@ -108,36 +158,21 @@ class ClusterError(TrainerError):
 
 
 class LostConnectionError(ClusterError):
-    """The API server does not answer: it may be well again in a while."""
+    """The API server is unreachable."""
+
+    retry = True
 
 
 class InterruptedRunError(TrainerError):
-    """Ctrl-C, SIGTERM, or somebody else who stopped the run."""
+    """Ctrl-C, SIGTERM, or somebody else stopped the run."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
-# Ray's names for the end of a process that said nothing more; its texts about it are pages.
-FROZEN = "WorkerHealthCheckTimeoutError"
-OUT_OF_MEMORY = "OutOfMemoryError"  # what Ray calls it where it is the controller that its memory monitor has killed
-DEATHS = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerHealthCheckFailedError", "NodeDiedError"}
-
-
-def is_death(error: BaseException) -> bool:
-    """Whether a process or node was gone, rather than that something in it raised."""
-    return type(error).__name__ in DEATHS | {FROZEN}
-
-
-def in_a_line(error: BaseException) -> str:
-    """What went wrong, without the traceback that Ray puts before it."""
+def one_line(error: BaseException) -> str:
+    """An error as one line: its type and its last words, without a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    if name == FROZEN:
-        return f"it did not answer any more ({name}): its process or node is frozen, or cut off"
-    if "low on memory" in str(error) and (is_death(error) or name == OUT_OF_MEMORY):
-        return f"Ray killed its process ({name}), because its node ran low on memory: give it more, or use more workers"
-    if is_death(error):
-        return f"its process or node is gone ({name}): killed, out of memory, or cut off"
     if isinstance(error, TrainerError) and lines:
-        return lines[-1]
+        return lines[-1].removesuffix(".")
     return lines[-1] if lines and lines[-1].startswith(name) else ": ".join([name, *lines[-1:]])

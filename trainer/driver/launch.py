@@ -29,7 +29,7 @@ from trainer.errors import (
     StorageError,
     TrainerError,
     TrainingError,
-    in_a_line,
+    one_line,
 )
 from trainer.observe.display import Display, Follower
 from trainer.observe.summary import Clock, summarise
@@ -170,7 +170,7 @@ def ray_cluster() -> Iterator[None]:
         ray.init(**options)
     except ConnectionError as error:
         raise ResourceError(
-            f"RAY_ADDRESS: Ray cannot join {os.environ.get('RAY_ADDRESS', 'its own cluster')} ({in_a_line(error)}); "
+            f"RAY_ADDRESS: Ray cannot join {os.environ.get('RAY_ADDRESS', 'its own cluster')} ({one_line(error)}); "
             "check the address and RAY_AUTH_TOKEN, or unset it to train on this machine."
         ) from error
     try:
@@ -200,7 +200,7 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
     import ray.exceptions
     from ray.train import TrainingFailedError
 
-    from trainer.driver.recovery import why_it_ended
+    from trainer.driver.ray_errors import described, why_it_ended
 
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -209,7 +209,7 @@ def _fit(plan: Run, attempt: int, fence: int, data_folder: Path | None) -> None:
         raise why_it_ended(failure) from failure
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as failure:
         raise TrainingError(
-            f"Ray's training controller died: {in_a_line(failure)}. Start the run again: it continues."
+            f"Ray's training controller died: {described(failure)}. Start the run again: it continues."
         ) from failure
     finally:
         signal.signal(signal.SIGINT, before)  # Ray leaves its own, which asks a controller that is gone

@@ -13,7 +13,7 @@ from typing import Any
 from ray.train import UserCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
-from trainer.errors import in_a_line
+from trainer.driver.ray_errors import described
 from trainer.storage.record import Record
 
 ATTEMPT = "TRAINER_ATTEMPT"  # in the environment of a worker: the number of its attempt
@@ -56,7 +56,7 @@ class Recorder(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002 # Ray's signature
         """Note which workers failed, and how."""
         for rank, error in sorted(worker_exceptions.items()):
-            Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=in_a_line(error))
+            Record(self._folder).add_event("worker_failed", rank=rank, attempt=self._attempt, error=described(error))
 
     def _note_outage(self, record: Record, outage: str | None) -> None:
         if outage is not None and not self._outage:

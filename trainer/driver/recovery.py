@@ -16,7 +16,8 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from trainer.errors import DivergedError, StorageError, TrainerError, TrainingError, in_a_line, is_death
+from trainer.driver.ray_errors import causes, is_death
+from trainer.errors import DivergedError, StorageError, TrainerError
 from trainer.storage import checkpoints, skipped_steps
 
 # In a row, with no newer checkpoint between them. What raises will mostly raise again; a death is mostly bad luck.
@@ -35,7 +36,7 @@ class Recovery(DefaultFailurePolicy):
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Try again, or end the run with this error."""
-        raised = causes(training_failed_error)
+        raised = list(causes(training_failed_error).values())
         if any(isinstance(cause, TrainerError) for cause in raised):
             if not self._goes_back(raised):
                 return FailureDecision.RAISE
@@ -62,21 +63,6 @@ class Recovery(DefaultFailurePolicy):
             self._furthest, self._in_vain = step, {"raised": 0, "died": 0}
         self._in_vain[how] += 1
         return self._in_vain[how] > most
-
-
-def causes(failure: Exception) -> list[Exception]:
-    """What the workers raised, without what Ray wraps around it."""
-    return [getattr(error, "_base_exc", error) for error in getattr(failure, "worker_failures", {}).values()]
-
-
-def why_it_ended(failure: Exception) -> TrainerError:
-    """The worker's own error where one has a sentence for people, else the last line of what the first raised."""
-    raised = [*causes(failure), getattr(failure, "controller_failure", None)]
-    for cause in raised:
-        if isinstance(cause, TrainerError):  # the others then failed because this one left
-            return cause
-    first = next((cause for cause in raised if cause is not None), failure)
-    return TrainingError(f"Training failed, and trying again did not help: {in_a_line(first)}.")
 
 
 def recovering(trainer: type[DataParallelTrainer], run: str) -> type[DataParallelTrainer]:

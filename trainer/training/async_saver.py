@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.errors import CheckpointError, OutageError, StorageError, in_a_line
+from trainer.errors import CheckpointError, OutageError, StorageError, one_line
 from trainer.storage import checkpoints, lease, store
 from trainer.training.state import State, to_files
 
@@ -100,7 +100,7 @@ class Saver:
             try:
                 failure = self._saved()
             except Exception as error:  # noqa: BLE001 # a thread that died in silence would hold up the run's end for ever
-                failure = CheckpointError(f"A checkpoint could not be saved: {in_a_line(error)}.")
+                failure = CheckpointError(f"A checkpoint could not be saved: {one_line(error)}.")
             with self._change:
                 self._failure, self._busy = failure, False
                 self._change.notify_all()

@@ -1,7 +1,7 @@
 """Errors that say, in the words of PyTorch, NCCL or the kernel, that a worker has run out of something.
 
-Trying again would run out of it again, so they end a run. A process that the kernel kills for its memory says nothing;
-its death is told from the outside (`errors.in_a_line`) and is tried again: other processes may have taken the memory.
+Retrying would run out of it again, so they end a run. A process that the kernel kills for its memory says nothing;
+`driver/ray_errors.py` reports its death, and the run retries: other processes may have taken the memory.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from trainer.cluster import outcome
-from trainer.errors import ConflictError, ExitCode, OutageError, StorageError, in_a_line
+from trainer.driver.ray_errors import described
+from trainer.errors import ConflictError, ExitCode, OutageError, StorageError
 from trainer.storage.lease import Lease
 from trainer.storage.store_errors import sentences
 
@@ -127,7 +128,7 @@ def test_what_may_pass_is_told_from_the_trainer_s_own_sentences(tmp_path):
         Lease(str(tmp_path), lost=lambda: None)
     with pytest.raises(OutageError) as away, sentences("s3://runs", "read"):
         raise OSError("Connection refused")
-    for sentence in (in_a_line(ActorDiedError("x")), str(taken.value), str(away.value)):
+    for sentence in (described(ActorDiedError("x")), str(taken.value), str(away.value)):
         message = FAILED.format(code=6, sentence=sentence)
         ended = outcome.of(job(jobStatus="FAILED", jobDeploymentStatus="Retrying", message=message))
         assert ended.may_pass, sentence

@@ -4,8 +4,9 @@ import pickle
 import pytest
 from ray.exceptions import OutOfMemoryError
 
+from trainer.driver.ray_errors import described
 from trainer.driver.recorder import ATTEMPT, AttemptTold, Recorder
-from trainer.errors import TrainingError, in_a_line
+from trainer.errors import TrainingError
 from trainer.observe.display import event_sentence
 from trainer.observe.metrics import METRICS
 from trainer.storage.record import Record
@@ -130,18 +131,18 @@ def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path
         (KeyError(), "KeyError"),
         (ValueError("first\nlast"), "ValueError: last"),
         (ValueError("Traceback ...\nValueError: last"), "ValueError: last"),
-        (TrainingError("The loss became nan."), "The loss became nan."),
+        (TrainingError("The loss became nan."), "The loss became nan"),
         (
             OutOfMemoryError("3 workers were killed due to the node running low on memory.\nEviction stats: ..."),
             (
-                "Ray killed its process (OutOfMemoryError), because its node ran low on memory: give it more, or use "
+                "Ray killed its process (OutOfMemoryError) because its node ran low on memory: raise memory, or use "
                 "more workers"
             ),
         ),
     ],
 )
 def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):
-    assert in_a_line(error) == line
+    assert described(error) == line
 
 
 def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_path):

@@ -383,7 +383,7 @@ def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    script = "import sys, trainer.observe.page; print([m for m in ('torch', 'ray', 'matplotlib.pyplot') if m in sys.modules])"
+    script = "import sys, trainer.observe.page; print(sorted({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
