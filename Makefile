@@ -90,8 +90,8 @@ verify: .venv/.ready-dev generate ## lint, types, and generated files that are n
 
 .PHONY: generate
 generate: .venv/.ready-dev ## write the generated files: docs of settings and metrics, schemas, k8s/rayjob.yaml
-	@$(BIN)/python docs/generate.py
-	@$(BIN)/python k8s/generate.py
+	@$(BIN)/python -m tools.docs
+	@$(BIN)/python -m tools.manifests
 
 .PHONY: format
 format: .venv/.ready-dev ## format the code

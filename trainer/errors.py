@@ -169,6 +169,13 @@ class InterruptedRunError(TrainerError):
     exit_code = ExitCode.INTERRUPTED
 
 
+def error_facts(error: Exception) -> ErrorFacts:
+    """Return the facts of any error; one that is not a TrainerError is a bug, and another try may avoid it."""
+    if not isinstance(error, TrainerError):
+        error = TrainerError(f"{type(error).__name__}: {error}", retry=True)
+    return error.facts()
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line: its type and its last words, without a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -52,9 +52,9 @@ def test_a_field_that_kubernetes_does_not_know_would_be_found():
 
 
 def test_the_generated_files_are_up_to_date():
-    assert generate.SCHEMA.read_text() == generate.schema(), "run: k8s/generate.py"
+    assert generate.SCHEMA.read_text() == generate.schema(), "run: make generate"
     # the versions of Helm agree on what they write, not on how
-    assert yaml.safe_load(generate.RAYJOB.read_text()) == yaml.safe_load(generate.rayjob()), "run: k8s/generate.py"
+    assert yaml.safe_load(generate.RAYJOB.read_text()) == yaml.safe_load(generate.rayjob()), "run: make generate"
 
 
 def test_train_may_hold_every_setting_of_the_trainer_and_no_other():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 import json
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -12,15 +11,11 @@ from typing import Any
 
 import yaml
 
+from tools import manifests as generate
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted(path.parent.name for path in (ROOT / "k8s").glob("*/training.yaml"))
 CHARTS = ROOT / "tests" / "charts"
-
-_spec = importlib.util.spec_from_file_location("k8s_generate", ROOT / "k8s" / "generate.py")
-assert _spec
-assert _spec.loader
-generate = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(generate)
 
 Manifest = dict[str, Any]
 

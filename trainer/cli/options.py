@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -24,20 +25,22 @@ class LogFormat(str, Enum):
 Recipe = Annotated[str | None, typer.Option("--recipe", help=f"A named config: {', '.join(resolve.recipes())}.")]
 File = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the recipe's.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; may be repeated.")
+    list[str] | None, typer.Option("--set", help="One setting over all others, as key=value; repeatable.")
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with the four Fashion-MNIST files; else they are found or fetched."),
+    typer.Option("--data", help="Folder with the four Fashion-MNIST files; default: find or download them."),
 ]
 Runs = Annotated[
     str,
     typer.Option(
-        "--storage", help="Where runs are kept: a folder, s3://, gs:// or az://bucket/prefix.", envvar="TRAINER_STORAGE"
+        "--storage",
+        help="Where runs are kept: a folder, or s3://, gs:// or az://bucket/prefix.",
+        envvar="TRAINER_STORAGE",
     ),
 ]
 Workers = Annotated[str | None, typer.Option(help="Training processes: N, or MIN-MAX (elastic).")]
-Gpu = Annotated[bool | None, typer.Option("--gpu/--cpu", help="One GPU for each worker.")]
+Gpu = Annotated[bool | None, typer.Option("--gpu/--cpu", help="Give each worker a GPU.")]
 CpusPerWorker = Annotated[int | None, typer.Option(help="CPU cores of each worker.")]
 Format = Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")]
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")]
@@ -55,3 +58,8 @@ def as_overrides(
         if value is not None
     ]
     return [*(overrides or []), *given]
+
+
+def run_name(name: str | None, recipe: str | None) -> str:
+    """Return the name of a run: the given one, or the recipe and the time."""
+    return name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -18,7 +18,9 @@ from trainer.cluster.outcome import Outcome
 from trainer.cluster.retries import Retries
 from trainer.config import Config
 from trainer.errors import ClusterError, ExitCode, LostConnectionError
-from trainer.observe.display import Display, Pace, duration, number, plural
+from trainer.observe.display import Display
+from trainer.observe.pace import Pace
+from trainer.observe.text import duration, number, plural
 
 LOOK_EVERY_S = 2.0
 ANNOTATE_EVERY_S = 5.0

@@ -12,7 +12,7 @@ from trainer.cluster.driver_log import SUBMITTER
 from trainer.cluster.follow import LOOK_EVERY_S, Watch
 from trainer.errors import LostConnectionError, StorageError
 from trainer.storage import store
-from trainer.storage.record import at
+from trainer.storage.mirror import open_record
 
 PROGRESS = ("epoch", "step", "loss", "accuracy", "samples-per-second", "eta")
 Row = tuple[str, str, str, str, str]
@@ -133,7 +133,7 @@ def kept(place: str) -> list[Row]:
     """
     rows = []
     for name in store.folders(place):
-        record = at(store.join(place, name))
+        record = open_record(store.join(place, name))
         if not record.exists():
             continue
         try:

@@ -37,9 +37,9 @@ def on_nodes(runs: str, data: Path | None) -> list[Check]:
     Raises:
         ResourceError: no Ray cluster answers.
     """
-    from trainer.driver import launch
+    from trainer.driver import ray_cluster
 
-    with launch.ray_cluster():
+    with ray_cluster.connected():
         import ray
 
         api: Any = ray

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, commit. Nothing is imported only to ask for its version."""
+"""What a run was made with: versions, hardware, commit. Nothing is imported only to learn its version."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from trainer import __version__
+from trainer.storage.schema import Environment
 from trainer.training import device
 
-PACKAGES = ("ray", "torch", "numpy", "pydantic", "safetensors")
 
-
-def describe() -> dict[str, Any]:
-    """This machine, the driver's, and what is installed on it, as plain values; memory in bytes."""
+def describe() -> Environment:
+    """Return this machine, the driver's, and the versions installed on it; memory in bytes."""
     return {
         "trainer": __version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        "ray": _version("ray"),
+        "torch": _version("torch"),
+        "numpy": _version("numpy"),
+        "pydantic": _version("pydantic"),
+        "safetensors": _version("safetensors"),
         "system": platform.platform(),
         "cpu": device.cpu_name(),
         "cpu_cores": device.cpu_count(),
@@ -33,13 +35,13 @@ def describe() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with ``+changes`` if it is not clean; None if nobody knows.
+    """Return the commit of the source tree, with ``+changes`` if it is not clean; None if it is unknown.
 
-    An image says by TRAINER_GIT_COMMIT which one it was made from.
+    In an image, TRAINER_GIT_COMMIT has the commit it was built from.
     """
     if built_from := os.environ.get("TRAINER_GIT_COMMIT"):
         return built_from
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         # untracked files aside: a run's own folder is one of them

@@ -1,4 +1,4 @@
-"""A new run that begins where another one was: another learning rate, say, from the middle on."""
+"""A fork: a new run that starts from another run's checkpoint, with other settings."""
 
 from __future__ import annotations
 
@@ -6,82 +6,86 @@ from dataclasses import dataclass
 
 from trainer.config import Config, flatten
 from trainer.errors import CheckpointError, ConfigError
-from trainer.storage import checkpoints, store
+from trainer.storage import checkpoints, layout, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
 
 BEST = "best"
-# What a checkpoint's weights, optimizer state and step count are of; everything else a fork may change.
-FITS = ("model.", "optimizer.name", "global_batch_size", "data.validation_samples")
-# In a manifest; the copy has its own, or none.
+# What a checkpoint's weights, optimizer state and step count depend on; a fork may change everything else.
+FIXED = ("model.", "optimizer.name", "global_batch_size", "data.validation_samples")
+# Facts in a manifest that are the original's own; the copy has others, or none.
 OF_THE_ORIGINAL = ("format", "name", "step", "fence", "attempt", "files")
 
 
 @dataclass(frozen=True)
 class Fork:
-    """Where a run begins: a checkpoint of the run at the URI `run`."""
+    """Where a run starts: a checkpoint of the run at the URI `run`."""
 
     run: str
     checkpoint: Checkpoint
 
     @property
     def uri(self) -> str:
-        """Where the checkpoint is."""
-        return store.join(self.run, checkpoints.FOLDER, self.checkpoint.name)
+        """URI of the checkpoint."""
+        return store.join(self.run, layout.CHECKPOINTS, self.checkpoint.name)
 
 
-def find(source: Record, config: Config, named: str | None) -> Fork:
-    """The checkpoint of `source` to begin a run of this config with: the newest intact one, a name, or ``best``.
+def plan(source: Record, config: Config, named: str | None) -> Fork:
+    """Return the checkpoint of `source` that a run of this config starts from: the newest intact one, a name, or best.
 
     Raises:
         ConfigError: its weights do not fit the config, or the run would be over already.
         CheckpointError: there is no such checkpoint, or it is damaged.
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
-    old, new = flatten(source.config().model_dump()), flatten(config.model_dump())
-    for key in (key for key in new if key.startswith(FITS) and old[key] != new[key]):
+    old = flatten(source.config().model_dump())
+    new = flatten(config.model_dump())
+    for key in (key for key in new if key.startswith(FIXED) and old[key] != new[key]):
         raise ConfigError(
-            f"{key}: {new[key]}, and {source.name} has {old[key]}: its checkpoints fit no other; leave it as it is, or "
-            "begin a run of its own without --fork."
+            f"{key}: {new[key]} differs from {old[key]} in {source.name}, whose checkpoints fit only that",
+            "keep it, or start a new run without --fork",
         )
-    which = _named(source, named)
-    if which.step >= config.total_steps:
+    checkpoint = _choose(source, named)
+    if checkpoint.step >= config.total_steps:
         raise ConfigError(
-            f"epochs: {config.epochs} are {config.total_steps} steps, and {which.name} of {source.name} has done "
-            f"{which.step}; give more epochs, or an older checkpoint by --from."
+            f"epochs: {config.epochs} ({config.total_steps} steps) is already reached by checkpoint {checkpoint.name} "
+            f"of {source.name}",
+            "raise epochs, or name an older checkpoint with --from",
         )
-    return Fork(source.place, which)
+    return Fork(source.place, checkpoint)
 
 
-def _named(source: Record, named: str | None) -> Checkpoint:
+def _choose(source: Record, named: str | None) -> Checkpoint:
     committed = checkpoints.look(source.place).committed
     if named == BEST:
         best = checkpoints.best(source.place)
-        chosen = [each for each in committed if best is not None and each.step == best.step]
+        candidates = [checkpoint for checkpoint in committed if best is not None and checkpoint.step == best.step]
     else:
-        chosen = [each for each in committed if named in (None, each.name)]
+        candidates = [checkpoint for checkpoint in committed if named in (None, checkpoint.name)]
     damage = ""
-    for each in chosen:
-        damage = checkpoints.verdict(source.place, each)
+    for checkpoint in candidates:
+        damage = checkpoints.verdict(source.place, checkpoint)
         if damage == checkpoints.INTACT:
-            return each
+            return checkpoint
     if damage:
-        raise CheckpointError(f"{chosen[0].name} of {source.name} is damaged ({damage}); take another by --from.")
-    there = f"it has {', '.join(each.name for each in committed)}" if committed else "it has none"
-    raise CheckpointError(f"{source.name} has no checkpoint {named or 'to begin with'}; {there}.")
+        raise CheckpointError(
+            f"{candidates[0].name} of {source.name} is damaged ({damage})", "name another with --from"
+        )
+    names = ", ".join(checkpoint.name for checkpoint in committed)
+    wanted = f"no checkpoint {named}" if named else "no checkpoint to start from"
+    raise CheckpointError(f"{source.name} has {wanted}", f"choose one of {names}" if names else "let it train first")
 
 
-def begin(fork: Fork, run: str, fence: int) -> bool:
-    """Make a fork's checkpoint the first one of the run at the URI `run`, unless that has one; whether it did.
+def copy(fork: Fork, run: str, fence: int) -> bool:
+    """Copy a fork's checkpoint into the run at the URI `run`, unless that has one already; whether it did.
 
     Raises:
         CheckpointError: it was damaged or deleted meanwhile.
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     if checkpoints.look(run).committed:
         return False
     files, manifest = checkpoints.read(fork.run, fork.checkpoint)
     facts = {key: manifest[key] for key in manifest if key not in OF_THE_ORIGINAL}
-    copy = Checkpoint(fork.checkpoint.step, fence)
-    checkpoints.commit(run, copy, files, {**facts, "forked_from": fork.uri})
+    checkpoints.commit(run, Checkpoint(fork.checkpoint.step, fence), files, {**facts, "forked_from": fork.uri})
     return True

@@ -1,4 +1,4 @@
-"""Checks before anything starts: machine, storage, and the run's name. No Ray and no PyTorch, so it takes no time."""
+"""Checks before anything starts: machine, storage, and the run's name. No Ray and no PyTorch, so it is fast."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.config import Config, differences
 from trainer.driver import fork
 from trainer.driver.fork import Fork
 from trainer.errors import ConflictError, ResourceError
 from trainer.storage import seal, store
-from trainer.storage.record import Record, at, find
+from trainer.storage.mirror import find_run, open_record
+from trainer.storage.record import Record
+from trainer.storage.schema import Result
 from trainer.training import device
 
-SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it brings: make bench, workers
+SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it gains: make bench, workers
 CLUSTER_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that was checked and can be started: its record, config, data and the CPU cores of each worker.
+class Plan:
+    """A run that was checked and can be started: its record, config, data folder and the CPU cores of each worker.
 
-    One that has finished has its result; `damage` says in sentences what is not as it left it.
+    `finished` is its result if it has finished already; `damage` has a sentence for each of its damaged files.
     """
 
     record: Record
@@ -33,7 +34,7 @@ class Run:
     data_folder: Path | None
     cpus_per_worker: int
     fork: Fork | None = None
-    finished: dict[str, Any] | None = None
+    finished: Result | None = None
     damage: tuple[str, ...] = ()
 
 
@@ -44,75 +45,78 @@ def prepare(
     data_folder: Path | None,
     fork_of: str | None = None,
     from_checkpoint: str | None = None,
-) -> Run:
-    """Check all that can be known before anything starts; takes well under a second where `runs` is a folder.
+) -> Plan:
+    """Check everything that can be known before anything starts; well under a second where `runs` is a folder.
 
-    With `fork_of`, a run there, the new one begins with its newest checkpoint, or with the one named `from_checkpoint`.
+    With `fork_of`, a run there, the new one starts from its newest checkpoint, or from the one named `from_checkpoint`.
 
     Raises:
         ResourceError, StorageError, ConflictError: the run cannot start here, there, or under this name.
-        ConfigError, CheckpointError: it cannot begin with that checkpoint.
+        ConfigError, CheckpointError: it cannot start from that checkpoint.
     """
     cpus_per_worker = check_resources(config)
     store.check(runs)
-    record = at(store.join(runs, name))
+    record = open_record(store.join(runs, name))
     folder = data_folder.expanduser().absolute() if data_folder else None
     check_name_is_free(record, config)
-    result, damage = seal.result(record)
-    begins = fork.find(find(fork_of, runs), config, from_checkpoint) if fork_of and not result else None
-    return Run(record, config, folder, cpus_per_worker, begins, result, damage)
+    result, damage = seal.finished_result(record)
+    start = fork.plan(find_run(fork_of, runs), config, from_checkpoint) if fork_of and not result else None
+    return Plan(record, config, folder, cpus_per_worker, start, result, damage)
 
 
 def check_resources(config: Config) -> int:
-    """CPU cores each worker gets.
+    """Return the CPU cores that each worker gets.
 
     Raises:
-        ResourceError: this machine has not the CPU cores or GPUs for the workers, or the cluster does not answer.
+        ResourceError: this machine lacks the CPU cores or GPUs for the workers, or the cluster is unreachable.
     """
-    low, high = config.worker_range
+    fewest, most = config.worker_range
     if address := os.environ.get("RAY_ADDRESS"):
         check_cluster(address)
         return config.cpus_per_worker or 1  # a cluster may grow: Ray knows better
     cores = device.cpu_count()
     if config.gpu:
-        _check_gpus(high if device.gpu_kind() == "mps" else low)  # Ray does not count a Mac's one GPU
-    cpus = config.cpus_per_worker or max(1, cores // high)
-    if low * cpus > cores:
+        _check_gpus(most if device.gpu_kind() == "mps" else fewest)  # Ray does not count a Mac's one GPU
+    cpus = config.cpus_per_worker or max(1, cores // most)
+    if fewest * cpus > cores:
+        each = f"{cpus} CPU core" if cpus == 1 else f"{cpus} CPU cores"
         raise ResourceError(
-            f"workers: {config.workers} with {cpus} CPU cores each need {low * cpus}, and this machine has {cores}; "
-            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // low)}, or run on a cluster."
+            f"workers: {config.workers} with {each} each need {fewest * cpus}, and this machine has {cores}",
+            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster"
+            if cpus > 1
+            else f"use --workers {cores} or fewer, or run on a cluster",
         )
     return cpus
 
 
 def check_cluster(address: str) -> None:
-    """Knock at a Ray cluster's door: Ray itself would knock for minutes.
+    """Try to connect to a Ray cluster: Ray itself would try for minutes.
 
     Raises:
-        ResourceError: nobody answers at `address`, a host and port.
+        ResourceError: nothing answers at `address`, a host and port.
     """
-    named = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
-    if not named:  # such as `auto`: Ray's to understand
+    match = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
+    if not match:  # such as `auto`: for Ray to understand
         return
     try:
-        socket.create_connection((named[1], int(named[2])), timeout=CLUSTER_ANSWERS_S).close()
+        socket.create_connection((match[1], int(match[2])), timeout=CLUSTER_ANSWERS_S).close()
     except OSError as error:
         raise ResourceError(
-            f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error}); correct it, or unset it to "
-            "train on this machine."
+            f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error})",
+            "correct it, or unset it to train on this machine",
         ) from None
 
 
 def _check_gpus(workers: int) -> None:
     gpus = device.gpu_count()
     if not gpus:
-        raise ResourceError("gpu: true, but this machine has no GPU that PyTorch can use; train without --gpu.")
+        raise ResourceError("gpu: true, but this machine has no GPU that PyTorch can use", "train without --gpu")
     if workers > gpus:
-        raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}; use --workers {gpus}.")
+        raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}", f"use --workers {gpus}")
 
 
 def check_name_is_free(record: Record, config: Config) -> None:
-    """Refuse the name of a run with another config. (One that is going on is refused by its lease.)
+    """Refuse the name of a run with another config. (A run that is still running is refused by its lease.)
 
     Raises:
         ConflictError: says what differs.
@@ -121,21 +125,20 @@ def check_name_is_free(record: Record, config: Config) -> None:
     if changed:
         runs = store.parent(record.place)
         raise ConflictError(
-            f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)}); choose another "
-            "--name, give it the same config, or continue from its checkpoint as a run of its own by --fork NEW."
+            f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)})",
+            "choose another --name, use the same config, or start from its checkpoint with --fork NEW",
         )
 
 
 def warnings(config: Config) -> list[str]:
-    """What is allowed but probably not meant, in sentences."""
-    _, high = config.worker_range
-    share = config.global_batch_size // high
-    if high > 1 and not config.gpu and share < SMALL_BATCH_PER_WORKER:
-        return [
-            (
-                f"workers: {config.workers} share a global batch of {config.global_batch_size}, {share} samples each; "
-                f"below {SMALL_BATCH_PER_WORKER} on CPUs talking costs more than more workers bring: use one worker, "
-                "or a larger global_batch_size."
-            )
-        ]
-    return []
+    """Return what is allowed but probably not meant, as sentences."""
+    _, most = config.worker_range
+    share = config.global_batch_size // most
+    if most == 1 or config.gpu or share >= SMALL_BATCH_PER_WORKER:
+        return []
+    sentence = (
+        f"workers: {config.workers} share a global batch of {config.global_batch_size}, {share} samples each; below "
+        f"{SMALL_BATCH_PER_WORKER} on CPUs, communication costs more than another worker gains: use one worker, or a "
+        "larger global_batch_size."
+    )
+    return [sentence]

@@ -6,6 +6,8 @@ error without importing Ray.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainer.errors import TrainerError, TrainingError, one_line
 
 FROZEN = "WorkerHealthCheckTimeoutError"
@@ -36,9 +38,14 @@ def described(error: BaseException) -> str:
     return one_line(error)
 
 
-def causes(failure: Exception) -> dict[int, Exception]:
-    """What each failed rank of a ``TrainingFailedError`` raised, by rank, without what Ray wraps around it."""
-    failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
+def failures_of(error: Exception) -> dict[int, Exception]:
+    """The errors of the workers in a ``TrainingFailedError``, by rank."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    return failures
+
+
+def causes(failures: Mapping[int, Exception]) -> dict[int, Exception]:
+    """What each failed rank raised, without what Ray wraps around it."""
     return {rank: getattr(error, "_base_exc", error) for rank, error in sorted(failures.items())}
 
 
@@ -51,7 +58,7 @@ def root_causes(errors: dict[int, Exception]) -> dict[int, Exception]:
 
 def why_it_ended(failure: Exception) -> TrainerError:
     """The error that a run ends with: the worker's own if it is a TrainerError, else one made of the first cause."""
-    raised = list(root_causes(causes(failure)).values())
+    raised = list(root_causes(causes(failures_of(failure))).values())
     controller = getattr(failure, "controller_failure", None)
     first: BaseException = next(iter(raised), None) or controller or failure
     if isinstance(first, TrainerError):

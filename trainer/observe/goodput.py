@@ -7,33 +7,55 @@ machine learning, which divides time into productive and several kinds of lost).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
-from trainer.storage.record import without_redone
+from trainer.storage.schema import Point
 
 PARTS = {
     "productive": "training that counts",
-    "redone": "training that a later attempt did again: it came after the checkpoint that one continued from",
-    "checkpoint_stall": "training waited while its state was copied, and its end until the last one was saved",
+    "redone": "training that a later attempt repeated: it came after the checkpoint from which that one resumed",
+    "checkpoint_stall": "training waited while its state was copied, and at its end until the last state was saved",
     "evaluation": "scoring the test set",
     "start_up": "from the start of the first process to the first step",
     "recovery": "from a failure, or a driver's last sign of life, to the next attempt's first step",
     "shutdown": "from the last step to the end",
-    "other": "the rest: what lies between two reports",
+    "other": "the rest: time between two reports",
 }
 
 
-def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: float) -> dict[str, float]:
-    """Seconds of each part, ``wall``, which they add up to, and ``goodput``, the productive share of it (0..1).
+def without_redone(points: Sequence[Point], events: Sequence[Any]) -> list[Point]:
+    """Return the points that count: those of steps that a later attempt repeated are dropped."""
+    return [points[i] for i in _counting(points, events)]
+
+
+def _counting(points: Sequence[Point], events: Sequence[Any]) -> list[int]:
+    """Positions of the points that count."""
+    began_at = {event["attempt"]: event.get("step", 0) for event in events if event["event"] == "training_started"}
+    kept: list[int] = []
+    for i, point in enumerate(points):
+        if kept and point["attempt"] != points[kept[-1]]["attempt"]:
+            began = began_at.get(point["attempt"], 0)
+            kept = [j for j in kept if points[j]["step"] <= began]
+        if kept and "test_accuracy" in point:
+            last = points[kept[-1]]
+            if "test_accuracy" in last and point["step"] == last["step"]:
+                continue  # an epoch that was trained to its end before, and is only scored again
+        kept.append(i)
+    return kept
+
+
+def account(events: Sequence[Any], points: Sequence[Point], now: float) -> dict[str, float]:
+    """Return the seconds of each part, ``wall``, their sum, and ``goodput``, the productive share of it (0 to 1).
 
     `now` is when the run ended, or the time to account up to; seconds since 1970.
     """
     began = min((event["process_created"] for event in events if event["event"] == "run_started"), default=now)
-    counting = {id(point) for point in without_redone(points, events)}
+    counting = set(_counting(points, events))
     seconds = dict.fromkeys(PARTS, 0.0)
-    for point in points:
-        stall, trained = point.get("saving_seconds", 0.0), point["seconds"]
-        seconds["productive" if id(point) in counting else "redone"] += trained - stall
+    for i, point in enumerate(points):
+        stall = point.get("saving_seconds", 0.0)
+        seconds["productive" if i in counting else "redone"] += point["seconds"] - stall
         seconds["checkpoint_stall"] += stall + point.get("last_save_seconds", 0.0)
         seconds["evaluation"] += point.get("evaluation_seconds", 0.0)
     starts = [event for event in events if event["event"] == "training_started"]
@@ -41,8 +63,8 @@ def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: flo
     if starts:
         seconds["start_up"] = starts[0]["started_at"] - began
     for before, after in itertools.pairwise(starts):
-        last_seen, failed = _end_of(before["attempt"], before["started_at"], events, points)
-        seconds["redone"] += failed - last_seen  # trained, and lost before it was reported
+        last_report, failed = _end_of(before["attempt"], before["started_at"], events, points)
+        seconds["redone"] += failed - last_report  # trained, and lost before it was reported
         seconds["recovery"] += after["started_at"] - failed
     if starts and starts[-1]["attempt"] in ends:
         seconds["shutdown"] = now - ends[starts[-1]["attempt"]]
@@ -52,10 +74,8 @@ def account(events: list[dict[str, Any]], points: list[dict[str, Any]], now: flo
     return {**rounded, "goodput": round(seconds["productive"] / wall, 4) if wall > 0 else 0.0}
 
 
-def _end_of(
-    attempt: int, started_at: float, events: list[dict[str, Any]], points: list[dict[str, Any]]
-) -> tuple[float, float]:
-    """When an attempt last reported, and when it was seen to have failed: without such an event, the same moment."""
+def _end_of(attempt: int, started_at: float, events: Sequence[Any], points: Sequence[Point]) -> tuple[float, float]:
+    """When an attempt last reported, and when its failure was seen: the same moment if there is no such event."""
     reported = max((point["time"] for point in points if point["attempt"] == attempt), default=started_at)
-    failed = [e["time"] for e in events if e["event"] == "worker_failed" and e["attempt"] == attempt]
-    return reported, max(reported, min(failed, default=reported))
+    failures = [event["time"] for event in events if event["event"] == "worker_failed" and event["attempt"] == attempt]
+    return reported, max(reported, min(failures, default=reported))

@@ -1,7 +1,7 @@
 """What Prometheus sees of a run: each metric declared once, and the exporter that keeps them up to date.
 
-The driver exports them, through Ray's metrics endpoint of its node: it goes on until the report is written, while the
-controller, which makes the numbers, is gone as soon as training ends (docs/decisions/0004).
+The driver exports them, through the metrics endpoint of Ray on its node: it lives until the report is written, while
+the controller, which makes the numbers, is gone as soon as training ends (docs/decisions/0004).
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from typing import Any
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.observe import goodput
+from trainer.observe.display import Event
 from trainer.storage.record import Record
+from trainer.storage.schema import Point
 
 LABELS = ("run",)
 # Seconds that the last values stay to be scraped after they were set: Prometheus' interval and a little more.
 LAST_SCRAPE = "TRAINER_LAST_SCRAPE_S"
-REPEAT_EVERY_S = 1.0  # Ray forgets a gauge that was not set anew for two of its report intervals, of a second at least
+REPEAT_EVERY_S = 1.0  # Ray drops a gauge that was not set again within two of its report intervals (1 s or more)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A gauge, labelled by LABELS: how Ray is told its name, and which key of a metric point it shows.
+    """A gauge with the labels LABELS: its name as Ray gets it, and the key of a metric point that it shows.
 
-    With `split`, one more label, the key holds a mapping: a series for each of its keys.
+    With `split`, one more label, that key holds a mapping: one series for each of its keys.
     """
 
     name: str
@@ -39,31 +41,31 @@ class Metric:
 
     @property
     def exported(self) -> str:
-        """Its name in Prometheus: Ray puts its own in front."""
+        """Its name in Prometheus, with the prefix that Ray adds."""
         return f"ray_{self.name}"
 
 
 METRICS = (
     Metric("trainer_train_loss", "train_loss", "nats", "Mean cross entropy of the samples since the last report."),
     Metric("trainer_test_loss", "test_loss", "nats", "Mean cross entropy of the test set, after the last whole epoch."),
-    Metric("trainer_test_accuracy", "test_accuracy", "ratio", "Part of the test set that is classified correctly."),
-    Metric("trainer_samples_per_second", "samples_per_second", "1/s", "Training samples a second, of all workers."),
+    Metric("trainer_test_accuracy", "test_accuracy", "ratio", "Share of the test set that is classified correctly."),
+    Metric("trainer_samples_per_second", "samples_per_second", "1/s", "Training samples per second, over all workers."),
     Metric("trainer_learning_rate", "learning_rate", "1", "Learning rate of the last step."),
     Metric("trainer_step", "step", "1", "Optimizer steps so far."),
-    Metric("trainer_epoch", "epoch", "1", "The epoch that is under way, from 1."),
-    Metric("trainer_progress_ratio", "progress", "ratio", "Steps so far of all steps of the run; 1 at the end."),
+    Metric("trainer_epoch", "epoch", "1", "The current epoch, from 1."),
+    Metric("trainer_progress_ratio", "progress", "ratio", "Share of the run's steps that are done; 1 at the end."),
     Metric("trainer_workers", "workers", "1", "Training workers."),
-    Metric("trainer_attempt", "attempt", "1", "How often workers were started for this run."),
-    Metric("trainer_goodput_ratio", "goodput", "ratio", "Part of the time since the run began that trained it."),
-    Metric("trainer_time_seconds", "time_parts", "s", "Where the time since the run began went.", split="part"),
+    Metric("trainer_attempt", "attempt", "1", "How many times workers were started for this run."),
+    Metric("trainer_goodput_ratio", "goodput", "ratio", "Share of the time since the run began that was productive."),
+    Metric("trainer_time_seconds", "time_parts", "s", "Time since the run began, by its use.", split="part"),
 )
 
 
 def last_scrape_seconds() -> float:
-    """What LAST_SCRAPE in the environment says, by default 0.
+    """Return the value of LAST_SCRAPE in the environment, by default 0.
 
     Raises:
-        ConfigError: it is no number of seconds.
+        ConfigError: it is not a number of seconds.
     """
     given = os.environ.get(LAST_SCRAPE, "0")
     try:
@@ -71,21 +73,22 @@ def last_scrape_seconds() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ConfigError(f"{LAST_SCRAPE}: {given!r} is no number of seconds; give one from 0, such as 20.")
+        raise ConfigError(f"{LAST_SCRAPE}: {given!r} must be a number of seconds ≥ 0", "set it to 20, for example")
     return seconds
 
 
 class Exporter:
-    """A display for Prometheus: takes each new event and point of the run of `record`. Ray must be connected by then.
+    """A display for Prometheus: exports each new event and point of the run of `record`. Ray must be connected by then.
 
     Raises:
-        ConfigError: LAST_SCRAPE is no number of seconds.
+        ConfigError: LAST_SCRAPE is not a number of seconds.
     """
 
     def __init__(self, record: Record, config: Config):
         self._labels = {"run": record.name}
         self._total_steps = config.total_steps
-        self._events, self._points = record.events(), record.points()  # goodput is of all attempts
+        self._events = record.events()  # goodput covers all attempts
+        self._points = record.points()
         self._gauges: dict[str, Any] = {}
         self._values: dict[tuple[Metric, str], float] = {}
         self._set_at: float | None = None
@@ -93,21 +96,21 @@ class Exporter:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="export-metrics", daemon=True)
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Show a run as soon as it has workers."""
+    def event(self, event: Event) -> None:
+        """Export a run as soon as it has workers."""
         self._events.append(event)
         if event["event"] == "training_started":
             self._set({key: event[key] for key in ("workers", "attempt")})
         if self._points:
             self._set(self._goodput())
 
-    def point(self, point: dict[str, Any]) -> None:
-        """Show a point; what it does not say stays as it was."""
+    def point(self, point: Point) -> None:
+        """Export a point; values that it does not have stay as they were."""
         self._points.append(point)
         self._set({**point, "progress": point["step"] / self._total_steps, **self._goodput()})
 
     def _goodput(self) -> dict[str, Any]:
-        until = max(float(each["time"]) for each in [*self._events[-1:], *self._points[-1:]])
+        until = max(float(line["time"]) for line in [*self._events[-1:], *self._points[-1:]])
         parts = goodput.account(self._events, self._points, until)
         return {"goodput": parts["goodput"], "time_parts": {part: parts[part] for part in goodput.PARTS}}
 
@@ -115,7 +118,7 @@ class Exporter:
         """There will be no more points; the last values stay."""
 
     def wait_for_last_scrape(self) -> None:
-        """Return when the last values have been there for the time that LAST_SCRAPE says; at once if it says none."""
+        """Return once the last values have been exported for LAST_SCRAPE seconds; by default at once."""
         if self._set_at is not None:
             self._over.wait(max(0.0, self._set_at + self._stay_s - time.monotonic()))
         self._stop()

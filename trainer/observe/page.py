@@ -1,6 +1,6 @@
 """A run as one HTML page and PNG pictures, and several runs side by side; from their records alone.
 
-The pages hold all they need: they can be mailed, opened offline, and made again with ``trainer report``.
+The pages are self-contained: they can be mailed, opened offline, and made again with ``trainer report``.
 """
 
 from __future__ import annotations
@@ -18,38 +18,60 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
 from trainer.observe import goodput, plots
-from trainer.observe.summary import class_accuracy, without_report
-from trainer.storage.record import Record, without_redone
+from trainer.observe.goodput import without_redone
+from trainer.observe.summary import class_accuracy
+from trainer.storage import layout
+from trainer.storage.record import Record
+from trainer.storage.schema import Environment, Evaluation, Point, Result
 
 EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
 POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
 
-NUMBER, NUMBER_OR_NONE = int | float, int | float | None
-EVENT: dict[str, Any] = {"time": NUMBER, "event": str}  # what each line must have, and of which kind
-POINT: dict[str, Any] = dict.fromkeys(("time", "attempt", "epoch", "step", "samples", "seconds"), NUMBER)
-POINT |= dict.fromkeys(("learning_rate", "train_loss", "samples_per_second"), NUMBER_OR_NONE)
+
+class AnyEvent(TypedDict):
+    """What each line of events.jsonl has, of whatever version of the trainer it is."""
+
+    event: str
+    time: float
+
+
+class CountedPoint(Point):
+    """A point that counts, with its place in the run."""
+
+    elapsed: float  # seconds since training started
+    epochs_done: float
+
+
+class Evaluated(TypedDict):
+    """`schema.Evaluation` as the page shows it."""
+
+    confusion: list[list[int]]
+    mistakes: list[dict[str, Any]]  # as `schema.Mistake`, its pixels decoded: uint8 [28, 28]
+    class_accuracy: dict[str, float] | None
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a record holds, checked; `points` are those that count, as `plots` wants them.
+class RunReport:
+    """A record, checked, as the page shows it; `points` are those that count.
 
     `began` is when the last process of the run began, `seen` its last sign of life; seconds since 1970, or None.
     """
 
     name: str
     config: Config
-    environment: dict[str, Any]
-    points: list[dict[str, Any]]
+    environment: Environment
+    points: list[CountedPoint]
     attempts: int
-    events: list[dict[str, Any]]
-    evaluation: dict[str, Any] | None
-    result: dict[str, Any] | None
+    events: list[Any]  # schema.Event
+    evaluation: Evaluated | None
+    result: Result | None
     began: float | None
     seen: float | None
 
@@ -62,13 +84,13 @@ class Run:
     def epochs(self) -> list[dict[str, Any]]:
         """The points that end an epoch, each with the epoch's mean train loss and speed, and its evaluation."""
         ends = [point for point in self.points if "test_accuracy" in point]
-        return [point | mean([p for p in self.points if p["epoch"] == point["epoch"]]) for point in ends]
+        return [{**point, **mean([p for p in self.points if p["epoch"] == point["epoch"]])} for point in ends]
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """The numbers at the head of the page; None where one is not known."""
-        last = self.epochs[-1] if self.epochs else {}
-        seconds = (self.result or {}).get("seconds") or {}
+        last: dict[str, Any] = self.epochs[-1] if self.epochs else {}
+        seconds = self.result["seconds"] if self.result and "seconds" in self.result else {}
         so_far = self.seen - self.began if self.seen and self.began else None
         return {
             "test_accuracy": last.get("test_accuracy"),
@@ -88,13 +110,13 @@ def write(record: Record, folder: Path | None = None) -> Path:
         StorageError: there is no such run, its record is damaged, or its folder cannot be written.
     """
     run = read(record)
-    pictures = plots.of_run(run.points, run.evaluation, (run.result or {}).get("seconds"))
+    pictures = plots.of_run(run.points, run.evaluation, run.result.get("seconds") if run.result else None)
     page = _render("run.html", pictures, run=run, **_pieces(run))
     folder = folder or record.folder
     with _unwritable(folder):
-        _save(folder / record.plots_folder.name, pictures, plots.RUN_PICTURES)
-        _replace(folder / record.report_file.name, page)
-    return folder / record.report_file.name
+        _save(folder / layout.PLOTS, pictures, plots.RUN_PICTURES)
+        _replace(folder / layout.REPORT, page)
+    return folder / layout.REPORT
 
 
 def write_comparison(records: list[Record], folder: Path) -> Path:
@@ -120,7 +142,7 @@ def write_comparison(records: list[Record], folder: Path) -> Path:
     return folder / "comparison.html"
 
 
-def read(record: Record) -> Run:
+def read(record: Record) -> RunReport:
     """All that a report shows of a record.
 
     Raises:
@@ -129,11 +151,11 @@ def read(record: Record) -> Run:
     config = record.config()
     try:
         events, points = record.events(), record.points()
-        _check(events, EVENT, record.events_file.name)
-        _check(points, POINT, record.metrics_file.name)
+        _check(events, AnyEvent, layout.EVENTS)
+        _check(points, Point, layout.METRICS)
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
-        return Run(
+        return RunReport(
             record.name,
             config,
             environment=record.environment(),
@@ -141,7 +163,7 @@ def read(record: Record) -> Run:
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
-            result=without_report(record.result()),
+            result=record.result(),
             began=starts[-1]["process_created"] if starts else None,
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
@@ -149,18 +171,28 @@ def read(record: Record) -> Run:
         raise StorageError(f"{record.folder}: the record is damaged ({type(error).__name__}: {error}).") from error
 
 
-def _check(lines: list[dict[str, Any]], kinds: Mapping[str, Any], file: str) -> None:
-    for number, line in enumerate(lines, 1):
-        for key in (key for key, kind in kinds.items() if not isinstance(line.get(key, ...), kind)):
-            raise ValueError(f"line {number} of {file}: {key} is {line.get(key, 'missing')}")
+def _check(lines: Sequence[Any], kind: Any, file: str) -> None:
+    try:
+        TypeAdapter(list[kind]).validate_python(lines)
+    except ValidationError as error:
+        first = error.errors()[0]
+        line, *keys = first["loc"]
+        where = f"line {int(line) + 1} of {file}: {'.'.join(map(str, keys))}"
+        raise ValueError(f"{where}: {first['msg']}, not {first['input']!r}") from None
 
 
-def mean(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Train loss and samples/s of several points together, each point weighted by its samples or seconds."""
-    trained = [point for point in points if point["samples"] and point["train_loss"] is not None]
-    samples, seconds = sum(point["samples"] for point in trained), sum(point["seconds"] for point in trained)
+def mean(points: Sequence[Point]) -> dict[str, float | None]:
+    """Return train loss and samples/s of several points together, weighted by their samples and seconds."""
+    samples = 0
+    loss = 0.0
+    seconds = 0.0
+    for point in points:
+        if point["samples"] and point["train_loss"] is not None:
+            samples += point["samples"]
+            loss += point["train_loss"] * point["samples"]
+            seconds += point["seconds"]
     return {
-        "train_loss": sum(point["train_loss"] * point["samples"] for point in trained) / samples if samples else None,
+        "train_loss": loss / samples if samples else None,
         "samples_per_second": samples / seconds if seconds else None,
     }
 
@@ -171,7 +203,7 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
     return {key: [each[key] for each in flat] for key in flat[0] if any(each[key] != flat[0][key] for each in flat)}
 
 
-def _counting(points: list[dict[str, Any]], events: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+def _counting(points: list[Point], events: list[Any], config: Config) -> list[CountedPoint]:
     counting = without_redone(points, events)
     if not counting:
         return []
@@ -180,27 +212,32 @@ def _counting(points: list[dict[str, Any]], events: list[dict[str, Any]], config
         if event["event"] == "training_started" and event["attempt"] == counting[0]["attempt"]:
             began = event["started_at"]
     epoch = config.steps_per_epoch
-    return [point | {"elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in counting]
+    return [{**point, "elapsed": point["time"] - began, "epochs_done": point["step"] / epoch} for point in counting]
 
 
-def _evaluation(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
+def _evaluation(evaluation: Evaluation | None) -> Evaluated | None:
     if evaluation is None:
         return None
     if np.shape(evaluation["confusion"]) != (len(CLASSES), len(CLASSES)):
         raise ValueError(f"the confusion matrix is not {len(CLASSES)} × {len(CLASSES)}")
-    mistakes = [mistake | {"pixels": _pixels(mistake["pixels"])} for mistake in evaluation["mistakes"]]
-    return evaluation | {"class_accuracy": class_accuracy(evaluation), "mistakes": mistakes}
+    mistakes = [{**mistake, "pixels": _pixels(mistake["pixels"])} for mistake in evaluation["mistakes"]]
+    return {
+        "confusion": evaluation["confusion"],
+        "mistakes": mistakes,
+        "class_accuracy": class_accuracy(evaluation),
+    }
 
 
 def _pixels(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SIDE, SIDE)
 
 
-def _pieces(run: Run) -> dict[str, Any]:
+def _pieces(run: RunReport) -> dict[str, Any]:
     starts = [event["process_created"] for event in run.events if event["event"] == "run_started"]
     shown = run.events[-EVENTS_SHOWN:]
+    mistakes = run.evaluation["mistakes"] if run.evaluation else []
     return {
-        "tiles": [_data_uri(plots.tile(each["pixels"])) for each in (run.evaluation or {}).get("mistakes", ())],
+        "tiles": [_data_uri(plots.tile(mistake["pixels"])) for mistake in mistakes],
         "events": [_event(event, starts[0] if starts else run.events[0]["time"]) for event in shown],
         "hidden_events": len(run.events) - len(shown),
         "training": next((each for each in reversed(run.events) if each["event"] == "training_started"), None),
@@ -305,5 +342,5 @@ def _unwritable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"report: {folder} cannot be written ({error.strerror}); make room, or give another by --output."
+            f"report: {folder} cannot be written ({error.strerror})", "free space, or give another folder with --output"
         ) from None

@@ -3,72 +3,61 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
 
 from trainer.config import CLASSES
-from trainer.errors import ExitCode
+from trainer.errors import ErrorFacts, ExitCode, error_facts
 from trainer.observe import goodput
 from trainer.storage.record import Record
-from trainer.training import device
+from trainer.storage.schema import Evaluation, Result, Status
 
 
+@dataclass
 class Clock:
-    """When this process began, and how long it looked for data."""
+    """When this process began (seconds since 1970), and how long it looked for the data set."""
 
-    def __init__(self) -> None:
-        self.began = device.process_began()
-        self.data_seconds = 0.0
+    began: float
+    data_seconds: float = 0.0
 
 
-def summarise(record: Record, clock: Clock, status: str, error: Exception | None) -> dict[str, Any]:
-    """What goes into ``result.json``; times in seconds, accuracies 0..1."""
-    points = [point for point in record.points() if point["time"] >= clock.began]  # not an earlier process's
-    last = points[-1] if points else {}
-    tested = [point for point in points if "test_accuracy" in point]
-    exit_code = getattr(error, "exit_code", ExitCode.INTERNAL) if error else ExitCode.OK
+def summarise(record: Record, clock: Clock, status: Status, error: Exception | None) -> Result:
+    """Return what goes into ``result.json``."""
     now = time.time()
-    return {
+    points = [point for point in record.points() if point["time"] >= clock.began]  # not an earlier process's
+    last = points[-1] if points else None
+    scored = [point for point in points if "test_accuracy" in point]
+    result: Result = {
         "name": record.name,
         "status": status,
-        "exit_code": int(exit_code),
-        **({"error": str(error)} if error else {}),
-        "test_accuracy": tested[-1]["test_accuracy"] if tested else None,
-        "test_loss": tested[-1]["test_loss"] if tested else None,
+        "exit_code": int(ExitCode.OK),
+        "test_accuracy": scored[-1]["test_accuracy"] if scored else None,
+        "test_loss": scored[-1]["test_loss"] if scored else None,
         "class_accuracy": class_accuracy(record.evaluation()) if status == "finished" else None,
-        "epochs": tested[-1]["epoch"] if tested else 0,
-        "steps": last.get("step", 0),
-        "workers": last.get("workers"),
-        "attempt": last.get("attempt"),
+        "epochs": scored[-1]["epoch"] if scored else 0,
+        "steps": last["step"] if last else 0,
+        "workers": last["workers"] if last else None,
+        "attempt": last["attempt"] if last else None,
         "config_sha256": record.config().sha256,
         "seconds": seconds_by_part(record, clock, now),
         "goodput": goodput.account(record.events(), record.points(), now),
         "started_at": clock.began,
         "ended_at": now,
     }
+    if error is not None:
+        _add_error(result, error_facts(error))
+    return result
 
 
-def count_report(record: Record, result: dict[str, Any]) -> dict[str, Any]:
-    """The result with the time since it was written as its part ``report``; the record is told as well."""
-    now = time.time()
-    seconds = dict(result["seconds"])
-    wall = seconds.pop("wall")
-    seconds["report"] = round(now - result["ended_at"], 3)
-    counted = {**result, "seconds": {**seconds, "wall": round(wall + seconds["report"], 3)}, "ended_at": now}
-    record.write_result(counted)
-    return counted
+def _add_error(result: Result, facts: ErrorFacts) -> None:
+    result["exit_code"] = facts["exit_code"]
+    result["error"] = facts["error"]
+    result["problem"] = facts["problem"]
+    result["fix"] = facts["fix"]
+    result["retry"] = facts["retry"]
 
 
-def without_report(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The result as it was before `count_report`: a page cannot say how long it took to make, and so stays the same."""
-    if result is None or "report" not in result.get("seconds", {}):
-        return result
-    seconds = dict(result["seconds"])
-    took = seconds.pop("report")
-    return {**result, "seconds": {**seconds, "wall": round(seconds["wall"] - took, 3)}}
-
-
-def class_accuracy(evaluation: dict[str, Any] | None) -> dict[str, float] | None:
-    """Share predicted right, 0..1, of each class, from a record's confusion matrix."""
+def class_accuracy(evaluation: Evaluation | None) -> dict[str, float] | None:
+    """Return the share classified correctly, 0 to 1, of each class, from a record's confusion matrix."""
     if evaluation is None:
         return None
     rows = zip(CLASSES, evaluation["confusion"], strict=True)
@@ -76,15 +65,15 @@ def class_accuracy(evaluation: dict[str, Any] | None) -> dict[str, float] | None
 
 
 def seconds_by_part(record: Record, clock: Clock, now: float) -> dict[str, float]:
-    """Where the time went, in seconds; the parts add up to ``wall``, which begins with this process."""
+    """Return where the time of this process went, in seconds; the parts add up to ``wall``."""
     events = {event["event"]: event for event in record.events() if event["time"] >= clock.began}
-    started, finished = events.get("training_started"), events.get("training_finished")
+    started = events.get("training_started")
+    finished = events.get("training_finished")
     began = started["started_at"] if started else now
     ended = finished["finished_at"] if finished else now
     points = [point for point in record.points() if point["time"] >= clock.began]
-    evaluation, last_save = (
-        sum(point.get(name, 0.0) for point in points) for name in ("evaluation_seconds", "last_save_seconds")
-    )
+    evaluation = sum(point.get("evaluation_seconds", 0.0) for point in points)
+    last_save = sum(point.get("last_save_seconds", 0.0) for point in points)
     data = clock.data_seconds + (started["data_seconds"] if started else 0.0)
     parts = {
         "start_up": began - clock.began - data,

@@ -1,10 +1,10 @@
 """What a checkpoint holds, and how one is committed, found, verified and pruned.
 
 A checkpoint is ``<run>/checkpoints/step-<step>-<fence>/``: its files, and last of all ``MANIFEST.json`` with the size
-and sha256 of each and of itself. No manifest, no checkpoint. One that does not verify is marked and never taken again.
+and sha256 of each and of itself. No manifest, no checkpoint. One that does not verify is quarantined and never loaded.
 
-The manifest also says whose it is: the ``fence`` of the writer's lease, and ``attempt``, the number that the record
-gives the group of workers that saved it. Manifests that are older have none, nor has the copy that a fork begins with.
+The manifest also names its writer: the ``fence`` of the writer's lease, and ``attempt``, the number that the record
+gives the group of workers that saved it. Older manifests have no attempt, nor has the copy that a fork starts from.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 
 from trainer.errors import CheckpointError
 from trainer.storage import manifest, store
-from trainer.storage.manifest import MANIFEST
+from trainer.storage.layout import CHECKPOINTS as FOLDER
+from trainer.storage.layout import MANIFEST
+from trainer.storage.layout import WEIGHTS as WEIGHTS
 
-FOLDER = "checkpoints"
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1
 BEST = "best.json"
 INTACT = "intact"
 NAME = re.compile(r"step-(\d{8})-(\d{4})(?:-(\d+))?")
-WEIGHTS = "model.safetensors"  # of the run itself, beside the folder: its final weights, for whoever wants them
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """After `step` steps, by the writer with this `fence`; `again` counts those that replace a damaged one."""
+    """The state after `step` steps, saved under the lease `fence`; `again` counts those that replace a damaged one."""
 
     step: int
     fence: int
@@ -38,21 +38,21 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Its folder."""
+        """The name of its folder."""
         return f"step-{self.step:08}-{self.fence:04}" + (f"-{self.again}" if self.again else "")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is in a run's checkpoint folder."""
+    """The checkpoints in a run's folder, each list newest first."""
 
-    committed: list[Checkpoint]  # newest first
+    committed: list[Checkpoint]
     quarantined: list[Checkpoint]
     unfinished: list[Checkpoint]
 
 
 def look(run: str) -> Found:
-    """Which checkpoints the run at the URI `run` has, by their names alone.
+    """Return the checkpoints of the run at the URI `run`, by their names alone.
 
     Raises:
         StorageError: they cannot be listed.
@@ -71,10 +71,10 @@ def look(run: str) -> Found:
 
 
 def next_at(run: str, step: int, fence: int) -> Checkpoint | None:
-    """What a checkpoint at this step is to be called, or None if there is one already: training does not differ.
+    """Return the checkpoint to write at this step, or None if there is one: training it again gives the same.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     found = look(run)
     same = [each for each in [*found.committed, *found.quarantined] if (each.step, each.fence) == (step, fence)]
@@ -84,10 +84,10 @@ def next_at(run: str, step: int, fence: int) -> Checkpoint | None:
 
 
 def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint's files, and its manifest when all are there. `facts` go into the manifest as they are.
+    """Write a checkpoint's files, and its manifest when all are written. `facts` go into the manifest as they are.
 
     Raises:
-        StorageError: the storage does not take it; older checkpoints are as they were.
+        StorageError: the storage refuses it; older checkpoints are untouched.
         CheckpointError: there is one of this name already.
     """
     place = store.join(run, FOLDER, checkpoint.name)
@@ -105,27 +105,27 @@ def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: 
     )
     if not store.create(store.join(place, MANIFEST), sealed):
         raise CheckpointError(
-            f"{place} was committed before, and not by this save; another process writes to this run."
+            f"{place} was committed already, by another process that writes to this run", "stop one of the two"
         )
 
 
 def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """A checkpoint's files and its manifest, every byte verified.
+    """Return a checkpoint's files and its manifest, every byte verified.
 
     Raises:
-        StorageError: the storage does not answer, which says nothing of the checkpoint.
-        CheckpointError: it is damaged; says how.
+        StorageError: the storage is unreachable, which says nothing about the checkpoint.
+        CheckpointError: it is damaged; its problem says how.
     """
     place = store.join(run, FOLDER, checkpoint.name)
-    said = _manifest(run, checkpoint)
+    facts = _manifest(run, checkpoint)
     files = {}
-    for name, expected in said["files"].items():
+    for name, expected in facts["files"].items():
         content = store.read(store.join(place, name))
         damage = manifest.damage(content, expected)
         if content is None or damage is not None:
             raise CheckpointError(f"{name} {damage}")
         files[name] = content
-    return files, said
+    return files, facts
 
 
 def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -133,14 +133,14 @@ def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
     if content is None:
         raise CheckpointError(f"{MANIFEST} is missing")
     try:
-        said = manifest.unseal(content)
+        facts = manifest.unseal(content)
     except ValueError as damage:
         raise CheckpointError(f"{MANIFEST} {damage}") from None
-    if said["name"] != checkpoint.name:
-        raise CheckpointError(f"{MANIFEST} is that of {said['name']}")
-    if said["format"] != FORMAT:
-        raise CheckpointError(f"{MANIFEST} has format {said['format']}; this trainer reads {FORMAT}")
-    return {"attempt": None, **said}
+    if facts["name"] != checkpoint.name:
+        raise CheckpointError(f"{MANIFEST} belongs to {facts['name']}")
+    if facts["format"] != FORMAT:
+        raise CheckpointError(f"{MANIFEST} has format {facts['format']}; this trainer reads {FORMAT}")
+    return {"attempt": None, **facts}
 
 
 def newest_valid(
@@ -148,13 +148,13 @@ def newest_valid(
     quarantined: Callable[[Checkpoint, str], None],
     passed_over: Callable[[Checkpoint], None] = lambda _: None,
 ) -> tuple[Checkpoint, dict[str, bytes], dict[str, Any]] | None:
-    """The newest checkpoint that verifies, or None where there never was one; damaged ones are marked on the way.
+    """Return the newest checkpoint that verifies, or None if there never was one; damaged ones are quarantined.
 
-    `passed_over` hears of those that are newer and have no manifest: a save was cut off, or it was deleted.
+    `passed_over` is called with newer ones without a manifest: a save was interrupted, or the file was deleted.
 
     Raises:
-        StorageError: the storage does not answer.
-        CheckpointError: there are checkpoints and none of them is valid: starting again would hide that.
+        StorageError: the storage is unreachable.
+        CheckpointError: there are checkpoints and none of them is valid: starting over would hide that.
     """
     found = look(run)
     valid = None
@@ -163,8 +163,8 @@ def newest_valid(
             valid = checkpoint, *read(run, checkpoint)
             break
         except CheckpointError as damage:  # each one may be damaged in its own way
-            mark(run, checkpoint, str(damage))
-            quarantined(checkpoint, str(damage))
+            mark(run, checkpoint, damage.problem)
+            quarantined(checkpoint, damage.problem)
     for checkpoint in found.unfinished:
         if valid is None or checkpoint > valid[0]:
             passed_over(checkpoint)
@@ -174,34 +174,36 @@ def newest_valid(
     if lost:
         raise CheckpointError(
             f"{store.join(run, FOLDER)}: none of the {len(lost)} checkpoints is intact ({lost[0].name} and older), "
-            "so the run cannot continue; restore one, or begin again under another name."
+            "so the run cannot resume",
+            "restore one, or start again under another name",
         )
     if store.read(store.join(run, FOLDER, BEST)) is not None:  # it is written after the first one is committed
         raise CheckpointError(
             f"{store.join(run, FOLDER)}: there were checkpoints, as {BEST} shows, and none has its {MANIFEST}, so "
-            "the run cannot continue; restore one, or begin again under another name."
+            "the run cannot resume",
+            "restore one, or start again under another name",
         )
     return None
 
 
 def verdict(run: str, checkpoint: Checkpoint) -> str:
-    """INTACT, or what is wrong with a checkpoint; it stays as it is.
+    """Return INTACT, or the damage of a checkpoint, which is left as it is.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     try:
         read(run, checkpoint)
     except CheckpointError as damage:
-        return str(damage)
+        return damage.problem
     return INTACT
 
 
 def attempt(run: str, checkpoint: Checkpoint) -> int | None:
-    """The attempt that saved a checkpoint, from its manifest alone; None if that does not say it, or is damaged.
+    """Return the attempt that saved a checkpoint, from its manifest alone; None if that is damaged or does not say it.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     try:
         number: int | None = _manifest(run, checkpoint)["attempt"]
@@ -211,18 +213,18 @@ def attempt(run: str, checkpoint: Checkpoint) -> int | None:
 
 
 def mark(run: str, checkpoint: Checkpoint, damage: str) -> None:
-    """Put a damaged checkpoint aside: it stays, for whoever wants to know, and is never loaded."""
+    """Quarantine a damaged checkpoint: its files stay for inspection, and it is never loaded."""
     content = json.dumps({"damage": damage}).encode()
     store.write(store.join(run, FOLDER, checkpoint.name, QUARANTINED), content)
 
 
 def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
-    """Delete all but the newest `keep` committed checkpoints and those after the steps `besides`; which went.
+    """Delete all but the newest `keep` committed checkpoints and those at the steps `besides`; return the deleted ones.
 
-    What interrupted saves left behind goes too, if it is older than the newest commit. Damaged ones stay.
+    What interrupted saves left behind is deleted too if it is older than the newest commit. Damaged ones stay.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     found = look(run)
     if not found.committed:
@@ -236,7 +238,7 @@ def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
 
 
 def remove(run: str, checkpoint: Checkpoint) -> None:
-    """Delete a checkpoint: the manifest first, so that it is whole or no checkpoint at any moment."""
+    """Delete a checkpoint, its manifest first: at any moment it is either whole or no checkpoint."""
     place = store.join(run, FOLDER, checkpoint.name)
     store.delete(store.join(place, MANIFEST))
     for name in store.files(place):
@@ -253,17 +255,69 @@ class Best:
 
 
 def best(run: str) -> Best | None:
-    """Which checkpoint of a run is kept because it is the best, or None if none was tested yet.
+    """Return the checkpoint of a run that is kept as the best one, or None if none was scored yet.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     try:
         return Best(**manifest.unseal(store.read(store.join(run, FOLDER, BEST)) or b""))
-    except ValueError:  # none, or damaged: the next epoch's is as good as any
+    except ValueError:  # none, or damaged: the next epoch writes another
         return None
 
 
 def note_best(run: str, new: Best) -> None:
-    """Put down which checkpoint is the best."""
+    """Write which checkpoint is the best."""
     store.write(store.join(run, FOLDER, BEST), manifest.seal(asdict(new)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint as `trainer checkpoints` lists it; `best_accuracy` only of the best one."""
+
+    checkpoint: Checkpoint
+    attempt: int | None
+    state: str
+    damaged: bool
+    best_accuracy: float | None
+
+
+def described(run: str, verify: bool) -> list[Row]:
+    """Return every checkpoint of a run, newest first; with `verify`, after reading every byte of the committed ones.
+
+    Raises:
+        StorageError: the storage is unreachable.
+    """
+    listed = look(run)
+    states = dict.fromkeys(listed.committed, "committed")
+    states |= dict.fromkeys(listed.quarantined, "damaged, quarantined")
+    states |= dict.fromkeys(listed.unfinished, "unfinished")
+    if verify:
+        states |= {checkpoint: verdict(run, checkpoint) for checkpoint in listed.committed}
+    top = best(run)
+    return [
+        Row(
+            checkpoint,
+            attempt(run, checkpoint),
+            states[checkpoint],
+            verify and checkpoint in listed.committed and states[checkpoint] != INTACT,
+            top.test_accuracy if top is not None and checkpoint.step == top.step else None,
+        )
+        for checkpoint in sorted(states, reverse=True)
+    ]
+
+
+def prune_safely(run: str, keep: int) -> list[Checkpoint]:
+    """Prune, but keep the best checkpoint and the newest intact one: those that are newer may be damaged.
+
+    Raises:
+        StorageError: the storage is unreachable.
+    """
+    committed = look(run).committed
+    top = best(run)
+    kept = {checkpoint.step for checkpoint in committed if top is not None and checkpoint.step == top.step}
+    for checkpoint in committed:
+        if verdict(run, checkpoint) == INTACT:
+            kept.add(checkpoint.step)
+            break
+    return prune(run, keep, kept)

@@ -1,8 +1,8 @@
-"""One writer per run: whoever trains a run holds its lease, and renews it.
+"""One writer per run: the process that trains a run holds its lease, and renews it.
 
 A claim is an object ``<run>/lease/<number>.json``, made by a conditional create: of many at once one succeeds. The
-number is the fence that its checkpoints carry. The owner keeps ``<number>.alive`` fresh and leaves
-``<number>.released`` at the end. Only creating is conditional, since folders have no conditional update.
+number is the fence in its checkpoints. The owner keeps ``<number>.alive`` fresh and leaves ``<number>.released`` at the
+end. Only creating is conditional, since folders have no conditional update.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from typing import Any
 import psutil
 
 from trainer.errors import ConflictError, StorageError
-from trainer.storage import store
+from trainer.storage import layout, store
 
-FOLDER = "lease"
 RENEW_EVERY_S = 5.0
 RELEASE_PATIENCE_S = 1.0
 EXPIRES_AFTER_S = 20.0  # without a sign of life; clocks of two machines may differ by less than this
-AHEAD_S = 3600.0  # no clock is: a sign of life from later than this is damaged, and not waited for
+AHEAD_S = 3600.0  # no clock is that wrong: a later sign of life is damaged, and ignored
 
 
 class Lease:
@@ -35,11 +34,12 @@ class Lease:
 
     Raises:
         ConflictError: another process trains this run; names it.
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
 
     def __init__(self, run: str, lost: Callable[[], None]):
-        self._run, self._lost = run, lost
+        self.run = run
+        self._lost = lost
         self.fence = _claim(run)
         self.taken_by: str | None = None
         self._over = threading.Event()
@@ -51,55 +51,55 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let the next process have the run at once; if the storage does not answer now, after the expiry."""
+        """Release the run to the next process at once; if the storage is unreachable now, the lease expires."""
         self._over.set()
         self._thread.join(RELEASE_PATIENCE_S)
         if self.taken_by is None and not self._thread.is_alive():
             with suppress(StorageError):
-                store.write(_object(self._run, self.fence, "released"), b"")
+                store.write(_object(self.run, self.fence, "released"), b"")
 
     def _keep_alive(self) -> None:
         while not self._over.wait(RENEW_EVERY_S):
             try:
                 self._renew()
-                taken = self.look()
-            except StorageError:  # nobody else gets through either, and whoever does waits for the expiry
+                taken = self.poll()
+            except StorageError:  # others cannot reach it either, and who can waits until the lease expires
                 continue
             if taken is not None:
                 self._lost()
                 return
 
-    def look(self) -> str | None:
+    def poll(self) -> str | None:
         """Ask the storage who has taken over; None if nobody has.
 
         Raises:
-            StorageError: it does not answer.
+            StorageError: it is unreachable.
         """
-        taken = newest(self._run)
+        taken = newest_claim(self.run)
         if taken > self.fence:
-            self.taken_by = _owner(self._run, taken)
+            self.taken_by = _owner(self.run, taken)
         return self.taken_by
 
     def _renew(self) -> None:
-        store.write(_object(self._run, self.fence, "alive"), json.dumps({"time": time.time()}).encode())
+        store.write(_object(self.run, self.fence, "alive"), json.dumps({"time": time.time()}).encode())
 
 
-def newest(run: str) -> int:
-    """The number of the last claim on a run; 0 if there was none.
+def newest_claim(run: str) -> int:
+    """Return the number of the last claim on a run; 0 if there was none.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
     return max(_claims(run), default=0)
 
 
 def _claims(run: str) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = {}
-    for name in store.files(store.join(run, FOLDER)):
+    claims: dict[int, set[str]] = {}
+    for name in store.files(store.join(run, layout.LEASE)):
         number, _, kind = name.partition(".")
         if number.isdigit():
-            found.setdefault(int(number), set()).add(kind)
-    return {number: kinds for number, kinds in found.items() if "json" in kinds}
+            claims.setdefault(int(number), set()).add(kind)
+    return {number: kinds for number, kinds in claims.items() if "json" in kinds}
 
 
 def _claim(run: str) -> int:
@@ -107,14 +107,17 @@ def _claim(run: str) -> int:
     last = max(claims, default=0)
     if last and "released" not in claims[last] and _lives(run, last):
         raise ConflictError(
-            f"{_owner(run, last)} trains {run}; wait for it or stop it. If it is dead, "
-            f"the run is free {EXPIRES_AFTER_S:.0f} s after its last sign of life."
+            f"{_owner(run, last)} is training {run}",
+            f"wait for it or stop it (if it is dead, its lease expires after {EXPIRES_AFTER_S:.0f} s)",
+            retry=True,
         )
     me = psutil.Process()
     owner = {"host": socket.gethostname(), "pid": me.pid, "created": me.create_time()}
     owner |= {"time": time.time(), "token": secrets.token_hex(8)}  # the token: no two claims are the same bytes
     if not store.create(_object(run, last + 1, "json"), json.dumps(owner).encode()):
-        raise ConflictError(f"{_owner(run, last + 1)} has just begun to train {run}; wait for it or stop it.")
+        raise ConflictError(
+            f"{_owner(run, last + 1)} has just started to train {run}", "wait for it or stop it", retry=True
+        )
     return last + 1
 
 
@@ -151,13 +154,13 @@ def _load(run: str, number: int, kind: str) -> dict[str, Any]:
 
 
 def _object(run: str, number: int, kind: str) -> str:
-    return store.join(run, FOLDER, f"{number:06}.{kind}")
+    return store.join(run, layout.LEASE, f"{number:06}.{kind}")
 
 
 def is_mine(run: str, fence: int) -> bool:
-    """Whether nobody has claimed a run since the claim `fence`: what a writer asks before it commits.
+    """Whether nobody has claimed a run since the claim `fence`; a writer asks before it commits.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage is unreachable.
     """
-    return newest(run) == fence
+    return newest_claim(run) == fence

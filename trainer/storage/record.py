@@ -1,59 +1,41 @@
-"""What a run leaves behind: the files of ``<storage>/<name>/``, written by one process each, read by anybody.
+"""The record of a run: the files of its folder, each written by one process, read by anybody.
 
-Where the storage is a bucket the files are written to a scratch folder, and the driver keeps the bucket up to date.
-
-``config.yaml``       the resolved config                     ``model.safetensors``  the final weights
-``environment.json``  versions, hardware, git commit          ``evaluation.json``    confusion matrix, worst mistakes
-``metrics.jsonl``     every metric point                      ``report.html``        the page made from all this
-``events.jsonl``      what happened, with times               ``plots/*.png``        its pictures
-``result.json``       how it ended: the numbers that matter
-``MANIFEST.json``     of a finished run, written last: size and sha256 of each of these but the page and its pictures
+Where the storage is a bucket, the files are written to a scratch folder, and `mirror.py` keeps the bucket up to date.
+`layout.py` has the names of the files, `schema.py` what they hold.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trainer import resolve
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
-from trainer.storage import checkpoints, lease, store
-from trainer.storage.checkpoints import WEIGHTS
-from trainer.storage.manifest import MANIFEST
+from trainer.storage import layout, store
+from trainer.storage.schema import Environment, Evaluation, Event, Point, Result
 from trainer.storage.store_errors import sentences
-
-CONFIG = "config.yaml"
-NOT_OF_THE_RECORD = (checkpoints.FOLDER, lease.FOLDER)  # beside it in the run's folder
 
 
 class Record:
     """The record of one run in a folder, which need not exist yet.
 
-    With `remote`, a URI in an object store, the folder is scratch: `pull` and `push` keep the two alike.
+    With `remote`, a URI in an object store, the folder is a scratch copy; `mirrored` is what the store has of it.
     """
 
     def __init__(self, folder: Path, remote: str | None = None):
         self.folder = folder.absolute()  # Ray's workers run in another folder
         self.remote = remote
-        self._pushed: dict[str, tuple[int, int]] = {}
-        self.config_file = self.folder / CONFIG
-        self.environment_file = self.folder / "environment.json"
-        self.metrics_file = self.folder / "metrics.jsonl"
-        self.events_file = self.folder / "events.jsonl"
-        self.evaluation_file = self.folder / "evaluation.json"
-        self.result_file = self.folder / "result.json"
-        self.manifest_file = self.folder / MANIFEST
-        self.report_file = self.folder / "report.html"
-        self.plots_folder = self.folder / "plots"
+        self.mirrored: dict[str, tuple[int, int]] = {}  # modification time and size of each file as it was pushed
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of `layout`."""
+        return self.folder / name
 
     @property
     def name(self) -> str:
@@ -67,216 +49,136 @@ class Record:
 
     @property
     def weights(self) -> str:
-        """Where the final weights are: any worker can write there."""
-        return store.join(self.place, WEIGHTS)
+        """URI of the final weights; every worker can write there."""
+        return store.join(self.place, layout.WEIGHTS)
 
     @property
     def report(self) -> str:
-        """Where people find the report."""
-        return store.join(self.place, self.report_file.name)
+        """URI of the report."""
+        return store.join(self.place, layout.REPORT)
 
     def exists(self) -> bool:
         """Whether a run of this name was ever started here."""
-        return self.config_file.exists()
+        return self.file(layout.CONFIG).exists()
 
-    def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Make the folder and put down what the run is.
+    def create(self, config: Config, environment: Environment) -> None:
+        """Make the folder and write what the run is.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        self._write(self.config_file, config.to_yaml())
-        self._write(self.environment_file, json.dumps(environment, indent=2) + "\n")
+        store.write(str(self.file(layout.CONFIG)), config.to_yaml().encode())
+        self._write_json(layout.ENVIRONMENT, environment)
 
     def config(self) -> Config:
-        """The run's config.
+        """Return the run's config.
 
         Raises:
             StorageError: there is no such run, or its config is damaged.
         """
         if not self.exists():
-            raise StorageError(f"{self.place} holds no run: it has no {CONFIG}; give a run's name or folder.")
+            raise StorageError(f"{self.place} has no {layout.CONFIG}: it is not a run", "give a run's name or folder")
         try:
-            return resolve.read(self.config_file)
+            return resolve.read(self.file(layout.CONFIG))
         except ConfigError as error:
-            raise StorageError(f"{self.config_file} is damaged or of another version of the trainer: {error}") from None
+            raise StorageError(
+                f"{self.file(layout.CONFIG)} is damaged, or from another version of the trainer: {error}"
+            ) from None
 
-    def add_point(self, point: dict[str, Any]) -> None:
+    def add_point(self, point: Point) -> None:
         """Append one metric point."""
-        self._append(self.metrics_file, point)
+        self._append(layout.METRICS, point)
 
-    def add_event(self, event: str, **details: Any) -> None:
-        """Append one event, with the time it is now (seconds since 1970)."""
-        self._append(self.events_file, {"time": round(time.time(), 3), "event": event, **details})
+    def add_event(self, event: Event) -> None:
+        """Append one event with the current time."""
+        self._append(layout.EVENTS, {"time": round(time.time(), 3), **event})
 
-    def points(self) -> list[dict[str, Any]]:
-        """Every metric point, oldest first."""
-        return list(read_lines(self.metrics_file))
+    def points(self) -> list[Point]:
+        """Return every metric point, oldest first."""
+        return cast("list[Point]", list(read_lines(self.file(layout.METRICS))))
 
-    def events(self) -> list[dict[str, Any]]:
-        """Every event, oldest first."""
-        return list(read_lines(self.events_file))
+    def events(self) -> list[Any]:
+        """Return every event, oldest first: `schema.Event`, as plain dictionaries."""
+        return list(read_lines(self.file(layout.EVENTS)))
 
-    def result(self) -> dict[str, Any] | None:
-        """How the run ended, or None if it has not."""
-        return self._read(self.result_file)
+    def result(self) -> Result | None:
+        """Return how the run ended, or None if it has not ended."""
+        return cast("Result | None", self._read_json(layout.RESULT))
 
-    def environment(self) -> dict[str, Any]:
-        """Versions, hardware and commit the run was made with."""
-        return self._read(self.environment_file) or {}
+    def environment(self) -> Environment:
+        """Return the versions, hardware and commit the run was made with."""
+        return cast("Environment", self._read_json(layout.ENVIRONMENT) or {})
 
-    def evaluation(self) -> dict[str, Any] | None:
-        """Confusion matrix and worst mistakes of the final weights, or None if the run did not get there."""
-        return self._read(self.evaluation_file)
+    def evaluation(self) -> Evaluation | None:
+        """Return confusion matrix and worst mistakes of the final weights, or None before they are trained."""
+        return cast("Evaluation | None", self._read_json(layout.EVALUATION))
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Put down how the run ended."""
-        self._write(self.result_file, json.dumps(result, indent=2) + "\n")
+    def write_result(self, result: Result) -> None:
+        """Write how the run ended."""
+        self._write_json(layout.RESULT, result)
 
-    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Put down confusion matrix and worst mistakes."""
-        self._write(self.evaluation_file, json.dumps(evaluation, indent=1) + "\n")
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write confusion matrix and worst mistakes."""
+        self._write_json(layout.EVALUATION, evaluation, indent=1)
 
-    def begin_again(self) -> None:
-        """Forget how an earlier attempt ended; its points and events stay, but for a last line that a kill has cut."""
-        self._remove(self.manifest_file, self.result_file, self.evaluation_file, self.folder / WEIGHTS)
-        for file in (self.metrics_file, self.events_file):
+    def restart(self) -> None:
+        """Remove how an earlier process ended; points and events stay, except a last line that a kill truncated."""
+        for name in (layout.MANIFEST, layout.RESULT, layout.EVALUATION, layout.WEIGHTS):
+            self._remove(name)
+        for name in (layout.METRICS, layout.EVENTS):
+            file = self.file(name)
             with sentences(str(file), "written"), suppress(FileNotFoundError):
                 os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
-    def _remove(self, *files: Path) -> None:
-        for file in files:
-            store.delete(str(file))
-            if self.remote:
-                store.delete(store.join(self.remote, file.name))
-                self._pushed.pop(file.name, None)
+    def _remove(self, name: str) -> None:
+        store.delete(str(self.file(name)))
+        if self.remote:
+            store.delete(store.join(self.remote, name))
+            self.mirrored.pop(name, None)
 
-    def pull(self) -> None:
-        """Bring the scratch folder up to the object store's state, but for the weights; nothing to do in a folder."""
-        for name in store.files(self.remote) if self.remote else ():
-            wanted = name != WEIGHTS and name.partition("/")[0] not in NOT_OF_THE_RECORD
-            content = store.read(store.join(self.remote or "", name)) if wanted else None
-            if content is not None:
-                store.write(str(self.folder / name), content)
-                self._pushed[name] = _state(self.folder / name)
-
-    def push(self) -> None:
-        """Put what changed since the last time into the object store; nothing to do in a folder.
-
-        Raises:
-            StorageError: the store does not take it; the scratch folder still holds all.
-        """
-        for file in self._files() if self.remote else ():
-            name = file.relative_to(self.folder).as_posix()
-            with suppress(FileNotFoundError):  # replaced or removed meanwhile: the next push sees it
-                state = _state(file)
-                if self._pushed.get(name) != state:
-                    store.write(store.join(self.remote or "", name), file.read_bytes())
-                    self._pushed[name] = state
-
-    def _files(self) -> list[Path]:
-        # Ray's own folder and files being written begin with a dot
-        own = [entry for entry in self.folder.iterdir() if not entry.name.startswith(".")]
-        files = (file for entry in own for file in (entry.iterdir() if entry.is_dir() else [entry]))
-        return sorted(files, key=lambda file: (file == self.manifest_file, file))  # the manifest when all is there
-
-    def keep(self) -> Path:
-        """The scratch folder, which from now on stays when the process ends."""
-        _scratch.discard(self.folder.parent)
-        return self.folder
-
-    def _append(self, file: Path, line: dict[str, Any]) -> None:
-        # one write of one line: a reader, or a kill, finds whole lines and at most one cut one at the end
-        content, done = json.dumps(line).encode() + b"\n", 0
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        # one write for one line: a reader, or a kill, finds whole lines and at most one truncated line at the end
+        content = json.dumps(line).encode() + b"\n"
+        written = 0
+        file = self.file(name)
         with sentences(str(file), "written"), file.open("ab", buffering=0) as out:
             before = out.seek(0, os.SEEK_END)
             try:
-                while done < len(content):
-                    done += out.write(content[done:])
-            except OSError:  # no room: the next line would stand behind half a one
-                if out.seek(0, os.SEEK_END) == before + done:
+                while written < len(content):
+                    written += out.write(content[written:])
+            except OSError:  # a full disk: the next line must not follow half a line
+                if out.seek(0, os.SEEK_END) == before + written:
                     out.truncate(before)
                 raise
 
-    def _write(self, file: Path, text: str) -> None:
-        store.write(str(file), text.encode())
+    def _write_json(self, name: str, content: Mapping[str, Any], indent: int = 2) -> None:
+        store.write(str(self.file(name)), (json.dumps(content, indent=indent) + "\n").encode())
 
-    def _read(self, file: Path) -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        file = self.file(name)
         try:
-            content: dict[str, Any] = json.loads(file.read_text())
+            content = json.loads(file.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise StorageError(
-                f"{file} cannot be read ({error}): the record is damaged there. The same `trainer train` makes "
-                "anew what it can."
+                f"{file} is damaged and cannot be read ({error})",
+                "run the same `trainer train` again: it rebuilds what it can",
             ) from None
+        if not isinstance(content, dict):
+            raise StorageError(
+                f"{file} is damaged: it holds a {type(content).__name__} instead of an object",
+                "run the same `trainer train` again: it rebuilds what it can",
+            )
         return content
 
 
-def _state(file: Path) -> tuple[int, int]:
-    return file.stat().st_mtime_ns, file.stat().st_size
-
-
-_scratch: set[Path] = set()
-
-
-def discard_scratch() -> None:
-    """Remove the scratch folders of this process; done by itself where the process ends in the usual way."""
-    for folder in _scratch:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-atexit.register(discard_scratch)
-
-
-def at(place: str) -> Record:
-    """The record at a place, the normalised URI or folder of a run; one in an object store is brought here.
-
-    Raises:
-        StorageError: the object store cannot be read.
-    """
-    if not store.is_remote(place):
-        return Record(Path(place))
-    scratch = Path(tempfile.mkdtemp(prefix="trainer-"))
-    _scratch.add(scratch)
-    record = Record(scratch / place.rsplit("/", 1)[-1], place)
-    record.pull()
-    return record
-
-
-def find(target: str, runs: str) -> Record:
-    """The record of a run given by its name in the storage `runs`, or by its own folder or URI.
-
-    Raises:
-        StorageError: there is no such run.
-    """
-    own = store.normalise(target) if "/" in target or not store.is_remote(runs) else None
-    named = store.join(runs, target.rstrip("/")) if "://" not in target else None
-    for place in (named, own):
-        if place and store.read(store.join(place, CONFIG)) is not None:
-            return at(place)
-    known = [name for name in store.folders(runs) if store.read(store.join(runs, name, CONFIG)) is not None]
-    there = f"there are {', '.join(known[-8:])}" if known else "there are no runs"
-    raise StorageError(f"{target} is neither a run in {runs} nor a run's folder; {there}.")
-
-
-def without_redone(points: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points that count: those of steps that a later attempt did again, having begun before them, are left out."""
-    began_at = {event["attempt"]: event.get("step", 0) for event in events if event["event"] == "training_started"}
-    kept: list[dict[str, Any]] = []
-    for point in points:
-        if kept and point["attempt"] != kept[-1]["attempt"]:
-            kept = [each for each in kept if each["step"] <= began_at.get(point["attempt"], 0)]
-        tested = "test_accuracy" in point and kept and "test_accuracy" in kept[-1]
-        if tested and point["step"] == kept[-1]["step"]:
-            continue  # an epoch that had been trained to its end was only evaluated again
-        kept.append(point)
-    return kept
-
-
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a line cut by a kill is left out."""
+    """Yield the whole lines of a JSON-lines file; a last line that a kill truncated is left out.
+
+    Raises:
+        StorageError: a line is not JSON.
+    """
     if not file.exists():
         return
     with file.open("rb") as lines:
@@ -287,6 +189,6 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise StorageError(
-                    f"{file}: line {number} is not JSON, so the record is damaged there; remove that line to go on "
-                    "without it."
+                    f"{file}: line {number} is not JSON, so the record is damaged there",
+                    "remove that line to continue without it",
                 ) from None

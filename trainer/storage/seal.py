@@ -1,94 +1,88 @@
-"""A run that has finished: its result, and whether its files are still what it left.
+"""The manifest of a finished run: written last of all, it says whether the run's files are still what the run left.
 
-``MANIFEST.json`` of a run is written last of all, and says what its files are; a run without one has not finished.
+A run without one has not finished.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from trainer.errors import StorageError
-from trainer.storage import manifest, store
-from trainer.storage.checkpoints import WEIGHTS
-from trainer.storage.manifest import MANIFEST
+from trainer.storage import layout, manifest, store
 from trainer.storage.record import Record
+from trainer.storage.schema import FileFacts, Result
 
 FORMAT = 1
+GROWING = (layout.METRICS, layout.EVENTS)  # lines may be appended later: only what was sealed is compared
+SEALED = (layout.CONFIG, layout.ENVIRONMENT, layout.EVALUATION, layout.RESULT, *GROWING)
+# What the same command rebuilds from the last checkpoint. The rest is written once, and nothing else holds it.
+REBUILT = {layout.MANIFEST, layout.WEIGHTS, layout.RESULT, layout.EVALUATION}
 
 
-def put_down(record: Record) -> None:
-    """Write the manifest of a run that has finished. Of its weights it says what the worker has told that wrote them.
+def write(record: Record) -> None:
+    """Write the manifest of a finished run. For the weights it uses what the worker reported that wrote them.
 
     Raises:
-        StorageError: its files cannot be read, or the manifest cannot be written.
+        StorageError: the run's files cannot be read, or the manifest cannot be written.
     """
-    contents = {name: store.read(uri) for name, uri in _files(record).items() if name != WEIGHTS}
+    contents = {name: store.read(str(record.file(name))) for name in SEALED}
     files = {name: manifest.facts(content) for name, content in contents.items() if content is not None}
-    (*_, ended) = (event for event in record.events() if event["event"] == "training_finished")
-    files[WEIGHTS] = ended["weights"]
-    store.write(str(record.manifest_file), manifest.seal({"format": FORMAT, "files": files}))
+    (*_, finished) = (event for event in record.events() if event["event"] == "training_finished")
+    files[layout.WEIGHTS] = finished["weights"]
+    store.write(str(record.file(layout.MANIFEST)), manifest.seal({"format": FORMAT, "files": files}))
 
 
-def damage(record: Record) -> dict[str, str]:
-    """What is wrong with which file of a finished run: nothing if each is as it was, or if the run has not finished.
+def verify(record: Record) -> dict[str, str]:
+    """Return the damage of each damaged file of a finished run, by name; empty if none is, or it has not finished.
 
     Raises:
         StorageError: the storage cannot be read.
     """
-    content = store.read(str(record.manifest_file))
+    content = store.read(str(record.file(layout.MANIFEST)))
     if content is None:
-        return {MANIFEST: "is missing"} if _says_it_finished(record) else {}
+        return {layout.MANIFEST: "is missing"} if _says_it_finished(record) else {}
     try:
         expected = manifest.unseal(content)["files"]
-    except ValueError as damaged:
-        return {MANIFEST: str(damaged)}
-    found = {name: _damage_of(record, name, facts) for name, facts in expected.items()}
-    return {name: what for name, what in found.items() if what is not None}
+    except ValueError as damage:
+        return {layout.MANIFEST: str(damage)}
+    damages = {name: _damage(record, name, facts) for name, facts in expected.items()}
+    return {name: damage for name, damage in damages.items() if damage is not None}
 
 
-def result(record: Record) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The result of a run that has finished, and in sentences what of its files is damaged.
+def finished_result(record: Record) -> tuple[Result | None, tuple[str, ...]]:
+    """Return the result of a finished run, and a sentence for each file of it that is damaged.
 
-    The result is None if the run is to be started: also where it had finished and is to make anew what was damaged.
+    The result is None if the run is to be started: also if it finished, and has to rebuild what is damaged.
 
     Raises:
         StorageError: the storage cannot be read.
     """
-    damaged = damage(record)
+    damages = verify(record)
     try:
-        known = record.result()
+        result = record.result()
     except StorageError:
-        known, damaged = None, damaged or {record.result_file.name: "is cut or damaged"}
-    anew = {MANIFEST, WEIGHTS, record.result_file.name, record.evaluation_file.name}
+        result = None
+        damages = damages or {layout.RESULT: "is truncated or damaged"}
     sentences = tuple(
-        f"{store.join(record.place, name)} {what}; "
-        + ("it is made anew from the last checkpoint." if name in anew else "nothing else holds what it did.")
-        for name, what in damaged.items()
+        f"{store.join(record.place, name)} {damage}; "
+        + ("it will be rebuilt from the last checkpoint." if name in REBUILT else "it cannot be rebuilt.")
+        for name, damage in damages.items()
     )
-    finished = known is not None and known.get("status") == "finished" and not damaged.keys() & anew
-    return (known if finished else None), sentences
+    if result is None or result.get("status") != "finished" or damages.keys() & REBUILT:
+        return None, sentences
+    return result, sentences
 
 
-def _files(record: Record) -> dict[str, str]:
-    """The URIs, by name, of what only the run itself can make: not of the page and its pictures."""
-    whole = (record.config_file, record.environment_file, record.evaluation_file, record.result_file)
-    return {WEIGHTS: record.weights, **{file.name: str(file) for file in (*whole, *_growing(record))}}
-
-
-def _growing(record: Record) -> tuple[Path, ...]:
-    return record.metrics_file, record.events_file
-
-
-def _damage_of(record: Record, name: str, expected: dict[str, Any]) -> str | None:
-    content = store.read(_files(record)[name])
-    if content is not None and name in {file.name for file in _growing(record)}:
+def _damage(record: Record, name: str, expected: FileFacts) -> str | None:
+    if name not in (*SEALED, layout.WEIGHTS):
+        return "is not a file of a run"
+    content = store.read(record.weights if name == layout.WEIGHTS else str(record.file(name)))
+    if content is not None and name in GROWING:
         content = content[: expected["size"]]
     return manifest.damage(content, expected)
 
 
 def _says_it_finished(record: Record) -> bool:
     try:
-        return (record.result() or {}).get("status") == "finished"
+        result = record.result()
     except StorageError:
         return False
+    return result is not None and result.get("status") == "finished"

@@ -1,7 +1,7 @@
 """Where runs are kept: a folder, or a bucket of S3, Google or Azure. Everything is named by its URI.
 
 Credentials come from the environment or the cloud's identity chain, never through here. Requests are retried with
-backoff up to a deadline; what then still fails is a sentence.
+backoff up to a deadline; what still fails then is an error with its fix.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 SCHEMES = tuple(ENDPOINTS)
 DEADLINE_S = 60  # of one request with all its retries
 RETRY_EVERY_S = 2.0  # during an outage
-CHECK_DEADLINE_S = 10  # of the check before a run: whoever waits at a terminal wants to know
+CHECK_DEADLINE_S = 10  # of the check before a run, which a person waits for
 
 
 T = TypeVar("T")
 
 
 def normalise(storage: str) -> str:
-    """A storage as it is used everywhere: an absolute folder, or the URI of a bucket without a slash at its end.
+    """Return a storage as it is used everywhere: an absolute folder, or a bucket's URI without a slash at its end.
 
     Raises:
-        StorageError: it is a URI that is none of these.
+        StorageError: it is neither.
     """
     scheme, separator, rest = storage.partition("://")
     if not storage.strip():
-        raise StorageError("storage: it is empty; give a folder such as runs, or a URI such as s3://bucket/prefix.")
+        raise StorageError("storage: it is empty", "give a folder such as runs, or a URI such as s3://bucket/prefix")
     if not separator:
         return str(Path(storage).expanduser().absolute())
     if scheme == "file":
         return str(Path(rest).absolute())
     if scheme not in SCHEMES:
         raise StorageError(
-            f"storage: {storage} is of no kind known here; give a folder, or a URI of file, {', '.join(SCHEMES)}."
+            f"storage: {storage} has an unknown scheme", f"give a folder, or a URI of file, {', '.join(SCHEMES)}"
         )
     if not rest.strip("/"):
-        raise StorageError(f"storage: {storage} names no bucket; give it as {scheme}://bucket/prefix.")
+        raise StorageError(f"storage: {storage} names no bucket", f"write it as {scheme}://bucket/prefix")
     return storage.rstrip("/")
 
 
@@ -60,192 +60,252 @@ def is_remote(uri: str) -> bool:
 
 
 def join(uri: str, *names: str) -> str:
-    """The URI of something below another."""
+    """Return the URI of something below another."""
     return "/".join([uri.rstrip("/"), *names]) if is_remote(uri) else str(Path(uri, *names))
 
 
 def parent(uri: str) -> str:
-    """The URI that a run's URI is below."""
+    """Return the URI that a run's URI is below."""
     return uri.rsplit("/", 1)[0] if is_remote(uri) else str(Path(uri).parent)
 
 
+class Folder:
+    """A folder of this machine as a store; keys are absolute paths."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return the whole file, or None if there is none."""
+        try:
+            return Path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replace a file: a reader finds the old one or the new one."""
+        partial = self._write_aside(Path(key), content)
+        partial.replace(key)
+        self._sync(Path(key).parent)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write a file if there is none of that name; whether this call made it."""
+        partial = self._write_aside(Path(key), content)
+        try:
+            os.link(partial, key)  # unlike a rename, it fails if the name is taken
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        self._sync(Path(key).parent)
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove a file, if it is there."""
+        Path(key).unlink(missing_ok=True)
+
+    def files(self, key: str) -> list[str]:
+        """Return the paths of all files below a folder, relative to it."""
+        return sorted(str(path.relative_to(key)) for path in Path(key).rglob("*") if path.is_file())
+
+    def folders(self, key: str) -> list[str]:
+        """Return the names of the folders in a folder."""
+        return sorted(path.name for path in Path(key).glob("*") if path.is_dir())
+
+    def check(self, key: str) -> None:
+        """Write to a folder once, making it if it is missing."""
+        Path(key).mkdir(parents=True, exist_ok=True)
+        probe = Path(key, _probe())
+        probe.touch()
+        probe.unlink()
+
+    @staticmethod
+    def _write_aside(file: Path, content: bytes) -> Path:
+        """Write the content to disk under a temporary name of this thread, beside the file."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            with partial.open("wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError:  # a full disk: leave nothing half-written
+            partial.unlink(missing_ok=True)
+            raise
+        return partial
+
+    @staticmethod
+    def _sync(folder: Path) -> None:
+        """Let the names in a folder survive a loss of power."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Bucket:
+    """A bucket of an object store; keys are relative to it."""
+
+    def __init__(self, uri: str, deadline_s: int):
+        self._store = _store(uri, deadline_s)
+
+    def read(self, key: str) -> bytes | None:
+        """Return the whole object, or None if there is none."""
+        import obstore
+
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replace an object."""
+        import obstore
+
+        obstore.put(self._store, key, content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object if there is none of that name; whether this call made it."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            # the client repeats a request whose answer was lost, and then meets its own object
+            return self.read(key) == content
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        import obstore
+
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def files(self, key: str) -> list[str]:
+        """Return the keys of all objects below a prefix, relative to it."""
+        import obstore
+
+        paths = [meta["path"] for chunk in obstore.list(self._store, key or None) for meta in chunk]
+        return sorted(path[len(key) :].lstrip("/") for path in paths)
+
+    def folders(self, key: str) -> list[str]:
+        """Return the names right below a prefix that have objects below them."""
+        import obstore
+
+        prefixes = obstore.list_with_delimiter(self._store, key or None)["common_prefixes"]
+        return sorted(prefix.rsplit("/", 1)[-1] for prefix in prefixes)
+
+    def check(self, key: str) -> None:
+        """Write an object once, and remove it."""
+        probe = f"{key}/{_probe()}" if key else _probe()
+        self.write(probe, b"")
+        self.delete(probe)
+
+
+def _at(uri: str, deadline_s: int = DEADLINE_S) -> tuple[Folder | Bucket, str]:
+    """The store of a URI, and the key of the URI in it."""
+    if not is_remote(uri):
+        return Folder(), uri
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    return Bucket(f"{scheme}://{bucket}", deadline_s), key
+
+
+def _probe() -> str:
+    return f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
+
+
 def read(uri: str) -> bytes | None:
-    """The whole object, or None if there is none.
+    """Return the whole object, or None if there is none.
 
     Raises:
         StorageError: it cannot be read.
     """
     with sentences(uri, "read"):
-        if not is_remote(uri):
-            try:
-                return Path(uri).read_bytes()
-            except FileNotFoundError:
-                return None
-        import obstore
-
-        store, key = _locate(uri)
-        try:
-            return bytes(obstore.get(store, key).bytes())
-        except FileNotFoundError:
-            return None
+        place, key = _at(uri)
+        return place.read(key)
 
 
 def write(uri: str, content: bytes) -> None:
-    """Put an object; it appears whole or not at all, and replaces what was there.
+    """Write an object; it appears whole or not at all, and replaces what was there.
 
     Raises:
         StorageError: it cannot be written.
     """
     with sentences(uri, "written"):
-        if is_remote(uri):
-            import obstore
-
-            store, key = _locate(uri)
-            obstore.put(store, key, content)
-            return
-        partial = _written_aside(Path(uri), content)
-        partial.replace(uri)
-        _keep(Path(uri).parent)
+        place, key = _at(uri)
+        place.write(key, content)
 
 
 def create(uri: str, content: bytes) -> bool:
-    """Put an object if there is none of that name; whether this call made it. Of many at once, one does.
+    """Write an object if there is none of that name; whether this call made it. Of many at once, one does.
 
     Raises:
         StorageError: it cannot be written.
     """
     with sentences(uri, "written"):
-        if is_remote(uri):
-            import obstore
-            from obstore.exceptions import AlreadyExistsError
-
-            store, key = _locate(uri)
-            try:
-                obstore.put(store, key, content, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                # a request whose answer was lost is sent again by the client, and then meets its own object
-                return read(uri) == content
-            return True
-        partial = _written_aside(Path(uri), content)
-        try:
-            os.link(partial, uri)  # unlike a rename, it fails if the name is taken
-        except FileExistsError:
-            return False
-        finally:
-            partial.unlink()
-        _keep(Path(uri).parent)
-        return True
-
-
-def _written_aside(file: Path, content: bytes) -> Path:
-    """The content on the disk, under a name of this thread's own beside the file's."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with partial.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError:  # a full disk: leave nothing half-written
-        partial.unlink(missing_ok=True)
-        raise
-    return partial
-
-
-def _keep(folder: Path) -> None:
-    """Let the names in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        place, key = _at(uri)
+        return place.create(key, content)
 
 
 def delete(uri: str) -> None:
-    """Remove an object; one that is not there is no error.
+    """Remove an object, if it is there.
 
     Raises:
         StorageError: it cannot be removed.
     """
     with sentences(uri, "removed"):
-        if not is_remote(uri):
-            Path(uri).unlink(missing_ok=True)
-            return
-        import obstore
-
-        store, key = _locate(uri)
-        with suppress(FileNotFoundError):
-            obstore.delete(store, key)
+        place, key = _at(uri)
+        place.delete(key)
 
 
 def remove_folder(uri: str) -> None:
     """Remove an empty folder; object stores have none."""
-    with suppress(OSError):
-        if not is_remote(uri):
+    if not is_remote(uri):
+        with suppress(OSError):
             Path(uri).rmdir()
 
 
 def files(uri: str) -> list[str]:
-    """Names of all objects below a URI, relative to it, sorted.
+    """Return the names of all objects below a URI, relative to it, sorted.
 
     Raises:
         StorageError: they cannot be listed.
     """
     with sentences(uri, "listed"):
-        if not is_remote(uri):
-            return sorted(str(path.relative_to(uri)) for path in Path(uri).rglob("*") if path.is_file())
-        import obstore
-
-        store, key = _locate(uri)
-        found = [meta["path"] for chunk in obstore.list(store, key or None) for meta in chunk]
-        return sorted(path[len(key) :].lstrip("/") for path in found)
+        place, key = _at(uri)
+        return place.files(key)
 
 
 def folders(uri: str) -> list[str]:
-    """Names right below a URI that hold objects of their own, sorted.
+    """Return the names right below a URI that hold objects, sorted.
 
     Raises:
         StorageError: they cannot be listed.
     """
     with sentences(uri, "listed"):
-        if not is_remote(uri):
-            return sorted(path.name for path in Path(uri).glob("*") if path.is_dir())
-        import obstore
-
-        store, key = _locate(uri)
-        return sorted(
-            prefix.rsplit("/", 1)[-1] for prefix in obstore.list_with_delimiter(store, key or None)["common_prefixes"]
-        )
+        place, key = _at(uri)
+        return place.folders(key)
 
 
 def check(uri: str) -> None:
-    """Write to a storage once, and remove it again.
+    """Write to a storage once, and remove what was written.
 
     Raises:
         StorageError: it is no folder, there is no such bucket, or this identity may not write there.
     """
-    probe = join(uri, f".writable-{secrets.token_hex(8)}")  # of this check alone, whoever else checks
     with sentences(uri, "written"):
-        if not is_remote(uri):
-            Path(uri).mkdir(parents=True, exist_ok=True)
-            Path(probe).touch()
-            Path(probe).unlink()
-            return
-        import obstore
-
-        store, key = _locate(probe, CHECK_DEADLINE_S)
-        obstore.put(store, key, b"")
-        with suppress(FileNotFoundError):
-            obstore.delete(store, key)
+        place, key = _at(uri, CHECK_DEADLINE_S)
+        place.check(key)
 
 
 def through_outage(
     act: Callable[[], T], max_outage_s: float, away: Callable[[OutageError], None] = lambda _: None
 ) -> T:
-    """What `act` returns; while an object store does not answer it is tried again, for so long. `away` hears of it.
+    """Return what `act` returns; retry it for so long while an object store is unreachable, and call `away` each time.
 
     Raises:
-        OutageError: the store did not answer all that time.
+        OutageError: the store was unreachable all that time.
     """
     began = time.monotonic()
     while True:
@@ -258,12 +318,6 @@ def through_outage(
         time.sleep(RETRY_EVERY_S)
 
 
-def _locate(uri: str, deadline_s: int = DEADLINE_S) -> tuple[ObjectStore, str]:
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
-    return _store(f"{scheme}://{bucket}", deadline_s), key
-
-
 @lru_cache
 def _store(bucket: str, deadline_s: int) -> ObjectStore:
     from obstore.store import from_url
@@ -271,7 +325,7 @@ def _store(bucket: str, deadline_s: int) -> ObjectStore:
     options: Any = {
         "connect_timeout": timedelta(seconds=min(5, deadline_s)),
         "timeout": timedelta(seconds=deadline_s),
-        "allow_http": (endpoint(bucket) or "").startswith("http://"),  # whoever gives it means it
+        "allow_http": (endpoint(bucket) or "").startswith("http://"),  # an explicit endpoint is meant as it is written
     }
     return from_url(
         bucket,

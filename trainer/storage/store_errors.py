@@ -1,4 +1,4 @@
-"""What the errors of object stores and disks mean: a sentence each, and whether asking again can help."""
+"""What the errors of object stores and disks mean: a problem and a fix each, and whether retrying can help."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ CREDENTIALS = (
     "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
     "AZURE_STORAGE_ACCOUNT_NAME ...) or the identity of this machine or pod"
 )
-# Codes of S3 and Azure. S3 answers 400 to an expired token, as to a request it cannot read.
+# Codes of S3 and Azure; obstore has no exceptions for them. S3 answers 400 to an expired token.
 EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "Signature not valid in the specified time frame")
 CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
 
 
 def endpoint(uri: str) -> str | None:
-    """The server that the environment names for stores of this kind, instead of the cloud's own."""
+    """Return the server that the environment names for stores of this kind, instead of the cloud's own."""
     return os.environ.get(ENDPOINTS[uri.partition("://")[0]])
 
 
 @contextmanager
 def sentences(uri: str, verb: str) -> Iterator[None]:
-    """Every error of a storage as a sentence with the URI and what to do.
+    """Raise every error of a storage as an error with the URI and what to do; `verb` is what failed: read, written.
 
     Raises:
-        OutageError: an object store does not answer.
+        OutageError: an object store is unreachable.
         StorageError: it refuses, or a disk is full.
     """
     try:
@@ -45,17 +45,18 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
             if isinstance(error, OSError | BaseError):
                 kind = StorageError if _is_refusal(error) else OutageError
-                raise kind(f"storage: {uri} cannot be {verb}: {_why(error, endpoint(uri))}.") from None
+                reason, fix = _reason_and_fix(error, endpoint(uri))
+                raise kind(f"storage: {uri} cannot be {verb}: {reason}", fix) from None
         elif isinstance(error, OSError):
-            reason = error.strerror or error
-            fix = "give a folder you may write by --storage" if verb == "written" else "give another by --storage"
-            fix = "free space on that disk" if error.errno in FULL else fix
-            raise StorageError(f"storage: {uri} cannot be {verb} ({reason}); {fix}.") from None
+            fix = "give a folder that you may write with --storage" if verb == "written" else "give another --storage"
+            if error.errno in FULL:
+                fix = "free space on that disk"
+            raise StorageError(f"storage: {uri} cannot be {verb} ({error.strerror or error})", fix) from None
         raise
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether asking again is of no use."""
+    """Whether retrying is of no use."""
     text = str(error)
     hopeless = METADATA_SERVER in text or any(word in text for word in (*EXPIRED, *CLOCK))
     return hopeless or _is_forbidden(error) or _is_absent(error)
@@ -65,33 +66,33 @@ def _is_forbidden(error: Exception) -> bool:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     by_type = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
-    return by_type or _answered(error) in ("401", "403")
+    return by_type or _status(error) in ("401", "403")
 
 
 def _is_absent(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) or _answered(error) == "404"
+    return isinstance(error, FileNotFoundError) or _status(error) == "404"
 
 
-def _answered(error: Exception) -> str | None:
-    """The store's answer to a listing, whose errors obstore does not tell apart by type."""
-    found = re.search(r"returned non-2xx status code: (\d+)", str(error))
-    return found[1] if found else None
+def _status(error: Exception) -> str | None:
+    """The HTTP status of a failed listing, whose errors obstore does not distinguish by type."""
+    match = re.search(r"returned non-2xx status code: (\d+)", str(error))
+    return match[1] if match else None
 
 
-def _why(error: Exception, at: str | None) -> str:
+def _reason_and_fix(error: Exception, server: str | None) -> tuple[str, str]:
     text = str(error)
     if METADATA_SERVER in text:  # asked last, when nothing else gave credentials
-        return f"no credentials were found; {CREDENTIALS}"
+        return "no credentials were found", CREDENTIALS
     if any(word in text for word in EXPIRED):
-        return "the credentials have expired; renew them, and start the run again: it continues"
+        return "the credentials have expired", "renew them and start the run again: it resumes"
     if any(word in text for word in CLOCK):
-        return "the store refuses requests of another time; set this machine's clock"
+        return "the store refuses requests whose time differs from its own", "set this machine's clock"
     if _is_forbidden(error):
-        return f"the store refuses this identity; {CREDENTIALS}"
+        return "the store refuses this identity", CREDENTIALS
     if _is_absent(error):
-        return "there is no such bucket; make it first, or correct the name"
-    where = f" at {at}" if at else ""
-    return f"the store{where} does not answer as it should ({_first_line(text)}); check endpoint, region and network"
+        return "there is no such bucket", "create it, or correct the name"
+    where = f" at {server}" if server else ""
+    return f"the store{where} is unreachable ({_first_line(text)})", "check endpoint, region and network"
 
 
 def _first_line(text: str) -> str:

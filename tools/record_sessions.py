@@ -1,4 +1,4 @@
-"""Record the terminal sessions of docs/submit.md on the cluster of `make deploy`: `python docs/record_sessions.py`.
+"""Record the terminal sessions of docs/submit.md on the cluster of `make deploy`: `make record-sessions`.
 
 Each session is a command as a person types it, with all it prints and its exit code, between two markers of the page.
 The names of this machine, its user and its folder are replaced: they are nobody's business.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer.cluster.rayjob import me
 
-PAGE = Path(__file__).parent / "submit.md"
+PAGE = Path(__file__).parents[1] / "docs" / "submit.md"
 CONTEXT = "kind-fashion-mnist"  # of `make deploy`
 SESSIONS = {
     "good": ["submit --name tea --set epochs=3 --workers 2", "submit --name tea --set epochs=4 --workers 2", "list"],

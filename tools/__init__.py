@@ -1,0 +1,1 @@
+"""Programs that write docs, schemas, manifests and pictures: `make generate` and its neighbours."""

@@ -1,0 +1,136 @@
+"""The commands for runs in a storage: evaluate, report, checkpoints, config."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from trainer import config, resolve
+from trainer.cli.options import Data, File, Overrides, Recipe, Runs
+from trainer.cli.shown import place, show_scores
+from trainer.errors import CheckpointError, ConfigError
+from trainer.observe.text import cell, console, say
+from trainer.storage import checkpoints, seal, store
+from trainer.storage.mirror import find_run, push
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an app."""
+    app.command()(evaluate)
+    app.command()(report)
+    app.command("checkpoints")(list_checkpoints)
+    app.command("config")(show_config)
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run's name or folder, or a safetensors file.")],
+    recipe: Recipe = None,
+    file: File = None,
+    overrides: Overrides = None,
+    runs: Runs = "runs",
+    data: Data = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Shards of the test set; default: one per CPU core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Test loss, accuracy and confusion matrix of a run's weights; a weights file needs --recipe or --config too."""
+    from trainer.driver import evaluate as evaluation
+
+    if Path(target).suffix == ".safetensors":
+        if recipe is None and file is None:
+            raise ConfigError(f"{target} holds weights without their network", "name it with --recipe or --config")
+        weights, settings = store.normalise(target), resolve.load(recipe, file, overrides or [])
+    else:
+        record = find_run(target, store.normalise(runs))
+        weights, settings = evaluation.weights_of(record), record.config()
+    scores, _ = evaluation.evaluate(weights, settings, data, tasks, (lambda _: None) if as_json else say)
+    if as_json:
+        typer.echo(json.dumps(scores.as_dict()))
+    else:
+        show_scores(scores.as_dict())
+
+
+def report(
+    targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
+    runs: Runs = "runs",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the page; default: the run's, for several comparison/.")
+    ] = None,
+) -> None:
+    """Make a run's report again from its record, or compare several runs on one page."""
+    from trainer.observe import page
+
+    storage = store.normalise(runs)
+    records = [find_run(target, storage) for target in targets]
+    for record in records:
+        for name, damage in seal.verify(record).items():
+            say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
+    if len(records) > 1:
+        beside = Path("comparison") if store.is_remote(storage) else Path(storage) / "comparison"
+        written = str(page.write_comparison(records, output or beside))
+    elif output is not None:
+        written = str(page.write(records[0], output))
+    else:
+        page.write(records[0])
+        push(records[0])
+        written = records[0].report
+    say(f"Report: {place(written)}")
+
+
+class Action(str, Enum):
+    """What to do with a run's checkpoints."""
+
+    LS = "ls"
+    VERIFY = "verify"
+    PRUNE = "prune"
+
+
+def list_checkpoints(
+    action: Annotated[
+        Action, typer.Argument(help="ls: list them; verify: read every byte; prune: delete the older ones.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    runs: Runs = "runs",
+    keep: Annotated[int, typer.Option(min=1, help="prune: how many of the newest to keep.")] = 3,
+) -> None:
+    """List, verify or prune the checkpoints of a run."""
+    record = find_run(target, store.normalise(runs))
+    if action is Action.PRUNE:
+        deleted = checkpoints.prune_safely(record.place, keep)
+        say(f"Deleted {', '.join(checkpoint.name for checkpoint in deleted) or 'none'}.")
+        return
+    verify = action is Action.VERIFY
+    rows = checkpoints.described(record.place, verify)
+    record_damage = seal.verify(record) if verify else {}
+    table = Table("checkpoint", "step", "attempt", "state", "", box=None)
+    for row in rows:
+        best = "" if row.best_accuracy is None else f"best: {row.best_accuracy:.2%}"
+        attempt = "–" if row.attempt is None else str(row.attempt)
+        table.add_row(cell(row.checkpoint.name), str(row.checkpoint.step), attempt, cell(row.state), best)
+    for name, damage in record_damage.items():
+        table.add_row(cell(name), "–", "–", cell(damage), "")
+    console().print(table) if table.rows else say(f"{target} has no checkpoint.")
+    damaged = [row.checkpoint.name for row in rows if row.damaged]
+    if damaged:
+        raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that resumes takes the next older one")
+    if record_damage:
+        raise CheckpointError(
+            f"{', '.join(record_damage)}: not as the run left it", "start the run again: it rebuilds what it can"
+        )
+
+
+def show_config(
+    recipe: Recipe = None,
+    file: File = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a config.")] = False,
+) -> None:
+    """Print the config a run would have, or the schema of all configs."""
+    if schema:
+        typer.echo(json.dumps(config.schema(), indent=2))
+    else:
+        typer.echo(resolve.load(recipe or resolve.DEFAULT_RECIPE, file, overrides or []).to_yaml(), nl=False)

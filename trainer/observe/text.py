@@ -1,0 +1,74 @@
+"""Printing text that comes from elsewhere: from workers, buckets and clusters. It is data, whatever it looks like.
+
+Every line that the trainer prints for people goes through `say`, and every cell of a table through `cell`. Rich's
+markup is never interpreted: PyTorch's ordinary ``[/path/to/gloo/pair.cc:561]`` would be a closing tag. Control
+characters are shown, not sent: a terminal obeys them.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+from rich.console import Console
+from rich.text import Text
+
+# Cc: control (C0, DEL and C1), Cf: format (direction overrides, zero-width), Cs: surrogates, Co, Cn: nothing to show
+UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def clean(text: object) -> str:
+    """Return a text on one line, with every character that a terminal could obey written out, such as ``\\x1b``."""
+    return "".join(_shown(character) for character in str(text))
+
+
+def _shown(character: str) -> str:
+    if character in "\n\r\t":
+        return " "
+    if unicodedata.category(character) in UNSHOWN:
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return character
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Return a text as a cell of a Rich table."""
+    return Text(clean(text), style=style)
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console that interprets no markup, emoji codes or numbers, and leaves long lines to the terminal."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def say(text: object, style: str | None = None, stderr: bool = False) -> None:
+    """Print lines of text for a person."""
+    lines = str(text).split("\n")
+    console(stderr).print("\n".join(map(clean, lines)), style=style)
+
+
+def encode_safely() -> None:
+    """Let no character that the terminal's encoding lacks end the process: it is written out instead."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in a format, or – if there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 worker, 2 workers."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds for people: 7 s, 3:07, 1:02:33."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

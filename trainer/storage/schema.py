@@ -1,0 +1,272 @@
+"""What the files of a run hold, as types: the source of ``docs/record.md``.
+
+Times are seconds since 1970, durations are seconds, sizes bytes, accuracies 0 to 1, losses nats.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+Status = Literal["finished", "failed", "interrupted"]
+
+
+class Point(TypedDict):
+    """A line of ``metrics.jsonl``: the numbers of one report, over all workers."""
+
+    time: Annotated[float, "when it was reported"]
+    attempt: Annotated[int, "number of the group of workers, from 1"]
+    workers: Annotated[int, "training workers"]
+    epoch: Annotated[int, "the epoch, from 1"]
+    step: Annotated[int, "optimizer steps of the run so far"]
+    learning_rate: Annotated[float, "learning rate of the last step"]
+    train_loss: Annotated[float | None, "mean cross entropy since the last report; null without samples"]
+    samples: Annotated[int, "samples since the last report"]
+    seconds: Annotated[float, "time since the last report"]
+    saving_seconds: Annotated[float, "of it, how long training waited while its state was copied"]
+    samples_per_second: Annotated[float | None, "samples / seconds"]
+    test_loss: NotRequired[Annotated[float, "at an epoch's end: mean cross entropy of the test set"]]
+    test_accuracy: NotRequired[Annotated[float, "at an epoch's end: share of the test set classified correctly"]]
+    evaluation_seconds: NotRequired[Annotated[float, "at an epoch's end: time to score the test set"]]
+    last_save_seconds: NotRequired[Annotated[float, "at the run's end: time until the last checkpoint was committed"]]
+
+
+class FileFacts(TypedDict):
+    """What a manifest says of a file."""
+
+    size: Annotated[int, "bytes"]
+    sha256: Annotated[str, "hexadecimal"]
+
+
+class RunStarted(TypedDict):
+    """The driver began."""
+
+    event: Literal["run_started"]
+    time: NotRequired[float]
+    pid: Annotated[int, "of the driver"]
+    host: Annotated[str, "of the driver"]
+    process_created: Annotated[float, "when the driver's process was started"]
+
+
+class Forked(TypedDict):
+    """The run starts from another run's checkpoint."""
+
+    event: Literal["forked"]
+    time: NotRequired[float]
+    checkpoint: Annotated[str, "URI of that checkpoint"]
+
+
+class Warned(TypedDict):
+    """Something that is allowed but probably not meant, or went wrong without ending the run."""
+
+    event: Literal["warning"]
+    time: NotRequired[float]
+    message: str
+
+
+class CheckpointDamaged(TypedDict):
+    """A checkpoint did not verify and was quarantined."""
+
+    event: Literal["checkpoint_damaged"]
+    time: NotRequired[float]
+    checkpoint: Annotated[str, "its name and the damage"]
+
+
+class CheckpointUnfinished(TypedDict):
+    """A checkpoint without manifest was ignored."""
+
+    event: Literal["checkpoint_unfinished"]
+    time: NotRequired[float]
+    checkpoint: Annotated[str, "its name"]
+
+
+class RolledBack(TypedDict):
+    """The loss was not finite: the run resumed from an older checkpoint and skips steps."""
+
+    event: Literal["rolled_back"]
+    time: NotRequired[float]
+    attempt: int
+    left_out: Annotated[list[int], "first and last skipped step, from 1"]
+
+
+class TrainingStarted(TypedDict):
+    """All workers of an attempt are ready to train."""
+
+    event: Literal["training_started"]
+    time: NotRequired[float]
+    attempt: Annotated[int, "from 1"]
+    workers: int
+    hosts: NotRequired[Annotated[list[str], "node or pod of each worker, by rank"]]
+    processes_began_at: Annotated[float, "when the last worker's process was started"]
+    entered_at: Annotated[float, "when the last worker entered the training function"]
+    started_at: Annotated[float, "when the last worker was ready"]
+    step: Annotated[int, "steps that are done already"]
+    resumed_from: Annotated[str | None, "name of the checkpoint; null at a run's start"]
+    data_seconds: Annotated[float, "time to load the data set"]
+    device: str
+    precision: Annotated[str, "fp32 or bf16"]
+    precision_reason: str
+    threads: Annotated[int, "CPU threads of each worker"]
+
+
+class WorkerFailed(TypedDict):
+    """A worker was lost or raised an error. Errors of other ranks that only follow from it are left out."""
+
+    event: Literal["worker_failed"]
+    time: NotRequired[float]
+    rank: int
+    attempt: int
+    error: Annotated[str, "what happened, in one line"]
+    lost: NotRequired[Annotated[bool, "the process or node is gone, rather than that its code raised an error"]]
+    host: NotRequired[Annotated[str, "its node or pod"]]
+
+
+class StorageAway(TypedDict):
+    """The object store is unreachable; training continues meanwhile."""
+
+    event: Literal["storage_away"]
+    time: NotRequired[float]
+    message: str
+    waits_s: NotRequired[Annotated[float, "at the run's end: how long the run waits for the store at most"]]
+
+
+class StorageBack(TypedDict):
+    """The object store is reachable again, and what waited for it is saved."""
+
+    event: Literal["storage_back"]
+    time: NotRequired[float]
+
+
+class TrainingFinished(TypedDict):
+    """The last epoch is trained, scored and saved."""
+
+    event: Literal["training_finished"]
+    time: NotRequired[float]
+    attempt: int
+    finished_at: Annotated[float, "when the last worker was done"]
+    evaluation_seconds: Annotated[float, "time to score the test set, over all epochs of this attempt"]
+    weights: Annotated[FileFacts, "of model.safetensors, as written by rank 0"]
+
+
+class RunEnded(TypedDict):
+    """The driver has written the result."""
+
+    event: Literal["run_ended"]
+    time: NotRequired[float]
+    status: Status
+
+
+class ReportWritten(TypedDict):
+    """The report of a finished run was written."""
+
+    event: Literal["report_written"]
+    time: NotRequired[float]
+    seconds: Annotated[float, "how long that took; not part of the run's time"]
+
+
+Event = (
+    RunStarted
+    | Forked
+    | Warned
+    | CheckpointDamaged
+    | CheckpointUnfinished
+    | RolledBack
+    | TrainingStarted
+    | WorkerFailed
+    | StorageAway
+    | StorageBack
+    | TrainingFinished
+    | RunEnded
+    | ReportWritten
+)
+EVENTS: tuple[type, ...] = Event.__args__
+
+
+class Mistake(TypedDict):
+    """A test image that was classified wrongly."""
+
+    index: Annotated[int, "position in the test set"]
+    label: str
+    prediction: str
+    confidence: Annotated[float, "probability of the prediction"]
+    pixels: Annotated[str, "28 × 28 bytes in base64"]
+
+
+class Evaluation(TypedDict):
+    """``evaluation.json``: the final weights on the test set."""
+
+    confusion: Annotated[list[list[int]], "samples by label (row) and prediction (column)"]
+    mistakes: Annotated[list[Mistake], "those made with most confidence, worst first"]
+
+
+class Result(TypedDict):
+    """``result.json``, and with ``"event": "result"`` the driver's last line of ``--log-format json``."""
+
+    name: str
+    status: Status
+    exit_code: int
+    error: NotRequired[Annotated[str, "why it failed, as a sentence"]]
+    problem: NotRequired[Annotated[str, "the error without its fix"]]
+    fix: NotRequired[Annotated[str, "what to do about it; may be empty"]]
+    retry: NotRequired[Annotated[bool, "whether the same command could succeed later or elsewhere"]]
+    test_accuracy: Annotated[float | None, "after the last whole epoch"]
+    test_loss: Annotated[float | None, "after the last whole epoch"]
+    class_accuracy: Annotated[dict[str, float] | None, "share classified correctly, by class; of a finished run"]
+    epochs: Annotated[int, "whole epochs"]
+    steps: Annotated[int, "optimizer steps"]
+    workers: Annotated[int | None, "of the last attempt"]
+    attempt: Annotated[int | None, "number of the last attempt"]
+    config_sha256: str
+    seconds: Annotated[dict[str, float], "time of the last process by part; `wall` is their sum"]
+    goodput: Annotated[dict[str, float], "time of all processes by part, `wall`, and `goodput`, the productive share"]
+    started_at: float
+    ended_at: float
+
+
+class Environment(TypedDict, total=False):
+    """``environment.json``: what the run was made with."""
+
+    trainer: Annotated[str, "version of this package"]
+    git_commit: Annotated[str | None, "commit of the source tree; +changes if it was not clean"]
+    python: str
+    ray: str | None
+    torch: str | None
+    numpy: str | None
+    pydantic: str | None
+    safetensors: str | None
+    system: str
+    cpu: str
+    cpu_cores: int
+    gpus: list[str]
+    memory_bytes: int
+
+
+class Manifest(TypedDict):
+    """``MANIFEST.json`` of a finished run, inside ``{"manifest": …, "sha256": …}``."""
+
+    format: int
+    files: Annotated[dict[str, FileFacts], "by name, each file of the record but the report and its pictures"]
+
+
+class CheckpointManifest(TypedDict):
+    """``checkpoints/<name>/MANIFEST.json``, inside ``{"manifest": …, "sha256": …}``."""
+
+    format: int
+    name: str
+    step: Annotated[int, "steps done"]
+    epoch: int
+    fence: Annotated[int, "number of the writer's lease"]
+    attempt: NotRequired[Annotated[int | None, "that saved it; null where it is not known"]]
+    files: dict[str, FileFacts]
+    config_sha256: str
+    data_sha256: dict[str, str]
+    world_size: Annotated[int, "workers"]
+    seed: int
+    global_batch_size: int
+    steps_per_epoch: int
+    versions: dict[str, str]
+    forked_from: NotRequired[Annotated[str, "URI of the checkpoint that a fork starts from"]]
+
+
+Json = dict[str, Any]  # what was read and not checked yet
