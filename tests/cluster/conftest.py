@@ -19,7 +19,8 @@ from support import kube
 from support.kube import CLUSTER, KEEP, ROOT, forwarded, get, job_ended, kubectl, make, name_of, objects, pods, wait_for
 
 from trainer.storage import store as stores
-from trainer.storage.record import Record, at
+from trainer.storage.mirror import open_record
+from trainer.storage.record import Record
 
 RUN = "fashion-mnist"
 
@@ -144,7 +145,7 @@ def run(deployed: str, store: str, prometheus: Prometheus) -> Seen:
     (head,) = pods(f"ray.io/cluster={cluster},app.kubernetes.io/component=head")
     knock(seen, head)
     seen.job = wait_for("the run ends", lambda: look_into(seen) or job_ended(RUN), 600, every=5)
-    seen.record = at(f"{store}/{RUN}")
+    seen.record = open_record(f"{store}/{RUN}")
     return seen
 
 

@@ -7,7 +7,7 @@ import pytest
 from support import kube
 from support.kube import get, job_ended, kubectl, name_of, pods, wait_for
 
-from trainer.storage.record import at
+from trainer.storage.mirror import open_record
 
 RUN = "gpus"
 
@@ -59,7 +59,7 @@ def test_the_worker_is_on_the_node_with_the_gpus_and_holds_one(run, gpu_node):
 def test_without_a_real_gpu_the_run_fails_with_the_sentence_for_it(run, store):
     _, job = run
     assert job["status"]["jobStatus"] == "FAILED"
-    result = at(f"{store}/{RUN}").result()
+    result = open_record(f"{store}/{RUN}").result()
     assert result["status"] == "failed"
     assert "gpu: true, but PyTorch" in result["error"]
 

@@ -17,7 +17,8 @@ from support.kube import get, job_ended, kubectl, name_of, pods, wait_for
 
 from trainer.storage import checkpoints
 from trainer.storage import store as stores
-from trainer.storage.record import Record, at
+from trainer.storage.mirror import open_record
+from trainer.storage.record import Record
 
 LOST_AT_EPOCH = 2
 GONE_ON = "goes on by itself; weights bitwise those of an undisturbed run"
@@ -118,7 +119,7 @@ def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_noth
     loss.does(run)
     ended = wait_for("the job ends by itself", lambda: job_ended(run), 900)
     assert ended["status"]["jobStatus"] == "SUCCEEDED", kube.state()
-    record = at(place)
+    record = open_record(place)
     assert record.result()["status"] == "finished"
     assert stores.read(f"{place}/model.safetensors") == undisturbed(loss.epochs)
     starts = [event for event in record.events() if event["event"] == "training_started"]

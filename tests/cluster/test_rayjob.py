@@ -21,7 +21,7 @@ def test_it_succeeds_on_real_data_and_its_record_and_report_are_in_the_object_st
     assert result["test_accuracy"] > 0.89  # recipe fast, not a toy
     assert {"report.html", "model.safetensors", "plots/accuracy.png"} <= set(stores.files(f"{store}/fashion-mnist"))
     assert stores.read(f"{store}/fashion-mnist/MANIFEST.json") is not None
-    assert seal.damage(run.record) == {}
+    assert seal.verify(run.record) == {}
 
 
 def test_its_workers_were_on_two_nodes(run):

@@ -6,7 +6,7 @@ import pytest
 from support import cluster_cli, kube
 from support.kube import ROOT, get, job_ended, kubectl, name_of, pods, wait_for
 
-from trainer.storage.record import at
+from trainer.storage.mirror import open_record
 
 UPGRADE = ["--set", "cluster.enabled=true", "--set", "autoscaler.idleTimeoutSeconds=15", "--set", "train.epochs=1"]
 
@@ -92,13 +92,13 @@ def test_two_runs_one_after_another_share_one_head_and_both_succeed(runs, store)
         ("second", "SUCCEEDED"),
     ]
     assert len({head for *_, heads in runs for head in heads}) == 1
-    assert [at(f"{store}/{name}").result()["epochs"] for name, *_ in runs] == [1, 1]
+    assert [open_record(f"{store}/{name}").result()["epochs"] for name, *_ in runs] == [1, 1]
 
 
 def test_submit_followed_the_run_on_the_standing_cluster_to_its_end(runs, submitted, store):
     assert submitted.command.wait(60) == 0, submitted.command.text
     assert submitted.command.saw("the driver runs on Ray cluster training")
-    accuracy = at(f"{store}/second").result()["test_accuracy"]
+    accuracy = open_record(f"{store}/second").result()["test_accuracy"]
     assert submitted.command.saw(f"Run second finished: test accuracy {accuracy:.2%}")
 
 

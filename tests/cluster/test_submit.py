@@ -14,7 +14,7 @@ from support.kube import get, kubectl, wait_for
 
 from trainer.cluster import diagnose
 from trainer.errors import ExitCode
-from trainer.storage.record import at
+from trainer.storage.mirror import open_record
 
 KNOWN_S = 30.0  # from when a reason can be known to the end of the command
 RUN = "submitted"
@@ -32,7 +32,7 @@ def test_a_run_that_is_waited_for_ends_with_its_record_s_result_and_shows_progre
     assert code == ExitCode.OK, command.text
     events = command.events()
     (result,) = [event for event in events if event["event"] == "result"]
-    record = at(f"{store}/{RUN}")
+    record = open_record(f"{store}/{RUN}")
     assert {key: value for key, value in result.items() if key != "event"} == record.result()
     points = [event for event in events if event["event"] == "metrics"]
     assert [{key: value for key, value in point.items() if key != "event"} for point in points] == record.points()
@@ -42,7 +42,7 @@ def test_a_run_that_is_waited_for_ends_with_its_record_s_result_and_shows_progre
 
 
 def test_its_config_is_what_was_asked_for_over_the_chart_s_and_over_the_recipe(followed, store):
-    config = at(f"{store}/{RUN}").config()
+    config = open_record(f"{store}/{RUN}").config()
     assert (config.epochs, config.workers, config.cpus_per_worker) == (2, 2, 1)
     job = get("rayjob", RUN)
     assert job["metadata"]["annotations"]["trainer/config-sha256"] == config.sha256
@@ -65,7 +65,7 @@ def test_submitting_a_finished_run_again_shows_its_result_at_once(followed):
 
 
 def test_status_logs_and_list_know_the_run(followed, store):
-    result = at(f"{store}/{RUN}").result()
+    result = open_record(f"{store}/{RUN}").result()
     _, status = trainer("status", RUN, "--json")
     (shown,) = status.events()
     assert (shown["state"], shown["result"]["test_accuracy"]) == ("finished", result["test_accuracy"])
@@ -279,7 +279,7 @@ def test_ctrl_c_detaches_attaching_again_goes_on_and_stop_ends_it_for_everybody(
     assert re.search(rf"Run {run} was stopped by \S+@\S+; its record so far is kept", second.text)
     assert cluster_cli.pods_of(run) == []
     assert get("rayjob", run) is None
-    result = at(f"{store}/{run}").result()
+    result = open_record(f"{store}/{run}").result()
     assert (result["status"], result["exit_code"]) == ("interrupted", ExitCode.INTERRUPTED)
     _, listed = trainer("status", run)
     assert f"there is no run {run} in training" in listed.text
@@ -353,7 +353,7 @@ def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_t
     kubectl("delete", "pod", head, "--grace-period=0", "--force")
     code = command.wait(900)
     assert command.saw(f"head {head} is gone"), command.text
-    record = at(f"{store}/{run}")
+    record = open_record(f"{store}/{run}")
     result = record.result()
     assert (code, result["status"]) == (ExitCode.OK, "finished"), command.text
     assert f"test accuracy {result['test_accuracy']:.2%}" in command.text

@@ -10,7 +10,7 @@ import pytest
 from support.killed_saves import killed_while_it_saves
 from support.training import OFTEN, Training
 
-from trainer.storage import checkpoints, store
+from trainer.storage import checkpoints, layout, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
 from trainer.storage.seal import damage
@@ -65,7 +65,7 @@ def damages(files):
 def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
     newest, older = checkpoints.look(str(run)).committed[:2]
     expected, _ = checkpoints.read(str(run), older)
-    folder = run / checkpoints.FOLDER / newest.name
+    folder = run / layout.CHECKPOINTS / newest.name
     for name, gone in damages(folder.iterdir()):
         seen, without_manifest = [], []
         found, files, _ = checkpoints.newest_valid(
@@ -89,7 +89,7 @@ def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detec
     files = [file for file in run.iterdir() if file.is_file() and file.name != "report.html"]
     assert {file.name for file in files} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "result.json"),
-        *(checkpoints.WEIGHTS, checkpoints.MANIFEST),
+        *(layout.WEIGHTS, checkpoints.MANIFEST),
     }
     for name, _ in damages(files):
         assert set(damage(Record(run))) == {name}
@@ -115,7 +115,7 @@ def test_wherever_a_save_is_killed_the_newest_whole_checkpoint_is_found(run, tmp
         checkpoints.commit(place, Checkpoint(3, 1), files, {})  # what it left does not stand in the way
         checkpoints.prune(place, keep=1)
         assert [each.step for each in checkpoints.look(place).committed] == [3]
-        assert all("step-00000003" in name for name in store.files(store.join(place, checkpoints.FOLDER)))
+        assert all("step-00000003" in name for name in store.files(store.join(place, layout.CHECKPOINTS)))
         shutil.rmtree(place)
         if not killed:
             break

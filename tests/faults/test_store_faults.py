@@ -13,7 +13,7 @@ from support.object_store import BUCKET, versitygw
 from support.training import OFTEN, STEPS, Training
 
 from trainer.errors import ExitCode
-from trainer.storage import checkpoints, store
+from trainer.storage import layout, store
 
 OUTAGE_S = 90  # longer than a request is tried, so that the run must notice
 
@@ -51,8 +51,8 @@ def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, und
         between.fault = proxy.CUT  # what the kernel would still send of it is lost, as it is with a whole node
         while path in between.uploading:
             time.sleep(0.01)
-        name = path.partition(f"/{checkpoints.FOLDER}/")[2]
-        assert name not in store.files(store.join(training.place, checkpoints.FOLDER))
+        name = path.partition(f"/{layout.CHECKPOINTS}/")[2]
+        assert name not in store.files(store.join(training.place, layout.CHECKPOINTS))
         assert {each.name for each in training.committed()} == before
         between.fault = proxy.HEALTHY
         again = started.enter_context(train()) if who == "all" else training
@@ -92,7 +92,7 @@ def test_an_identity_that_is_refused_while_it_trains_ends_the_run_at_once(betwee
 
 
 def test_while_a_slow_upload_is_under_way_training_goes_on(between, train, undisturbed, note):
-    between.fault = proxy.Fault(bytes_per_s=300_000, of=lambda method, path: checkpoints.FOLDER in path)
+    between.fault = proxy.Fault(bytes_per_s=300_000, of=lambda method, path: layout.CHECKPOINTS in path)
     with train(pace_s=0.3) as training:
         path = training.until(lambda: weights_under_way(between))
         step = training.until(training.newest)[-1]["step"]
@@ -160,7 +160,7 @@ def test_an_outage_of_90_seconds_when_the_final_weights_are_written_costs_no_fai
     refused = []
 
     def final_weights(method, path):
-        found = method == "PUT" and path.endswith(f"/r/{checkpoints.WEIGHTS}")
+        found = method == "PUT" and path.endswith(f"/r/{layout.WEIGHTS}")
         refused.extend([time.monotonic()] if found else [])
         return found
 
@@ -213,7 +213,7 @@ def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
 
 
 def weights_of_a_checkpoint(path):
-    return f"/{checkpoints.FOLDER}/" in path and path.endswith(checkpoints.WEIGHTS)
+    return f"/{layout.CHECKPOINTS}/" in path and path.endswith(layout.WEIGHTS)
 
 
 def weights_under_way(between):

@@ -17,6 +17,7 @@ from support.runs import SMALL
 
 from trainer.observe.goodput import PARTS, account
 from trainer.observe.metrics import METRICS
+from trainer.storage import layout
 from trainer.storage.record import Record
 
 TOKEN = "0123456789abcdef" * 4
@@ -83,7 +84,7 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     with printed.open("w") as out:
         running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out)
     record = Record(tmp_path / "runs" / "one")
-    wait_until(lambda: record.report_file.exists() or running.poll() is not None, 180)
+    wait_until(lambda: record.file(layout.REPORT).exists() or running.poll() is not None, 180)
     assert running.poll() is None, printed.read_text()
     last = record.points()[-1]
     expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
@@ -94,5 +95,5 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     expected |= {f"ray_trainer_time_seconds {part}": pytest.approx(parts[part]) for part in PARTS}
     wait_until(lambda: scraped(port) == expected, 8, lambda: (scraped(port), expected))
     assert running.wait(60) == 0
-    assert json.loads(record.result_file.read_text())["status"] == "finished"
+    assert json.loads(record.file(layout.RESULT).read_text())["status"] == "finished"
     wait_until(lambda: scraped(port) == {}, 30)  # a run that is over is not shown as if it went on

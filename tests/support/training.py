@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from trainer.storage import checkpoints, record, store
+from trainer.storage import checkpoints, layout, record, store
 
 INJECT = Path(__file__).parent / "inject"
 # 6 epochs of 10 steps; dropout, so that the random numbers matter; Muon, so that the optimizer has a state
@@ -44,7 +44,7 @@ def state_of(place: str) -> dict[str, str]:
     found = checkpoints.newest_valid(place, lambda which, damage: (_ for _ in ()).throw(AssertionError(damage)))
     assert found is not None
     which, files, _ = found
-    weights = store.read(store.join(place, checkpoints.WEIGHTS)) or b""
+    weights = store.read(store.join(place, layout.WEIGHTS)) or b""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in {**files, "final": weights}.items()}
     return {**hashes, "step": str(which.step)}
 

@@ -26,7 +26,7 @@ from trainer.cli.options import (
     run_name,
 )
 from trainer.cli.shown import show_result
-from trainer.errors import ConfigError, ExitCode, error_facts
+from trainer.errors import ConfigError, ExitCode, TrainerError, error_facts
 from trainer.observe.text import say
 from trainer.storage import store
 
@@ -92,8 +92,7 @@ def _run(plan: Plan, log_format: LogFormat) -> Exception | None:
         lambda line: _note(line, log_format),
     )
     if ended.result["status"] != "finished":
-        assert ended.error is not None
-        raise ended.error
+        raise ended.error or TrainerError("The run did not finish, for an unknown reason", "report it")
     show_result(plan.record, ended.result, as_json=log_format is LogFormat.JSON)
     for exporter in exporters:
         exporter.wait_for_last_scrape()

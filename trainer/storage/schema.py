@@ -24,7 +24,7 @@ class Point(TypedDict):
     train_loss: Annotated[float | None, "mean cross entropy since the last report; null without samples"]
     samples: Annotated[int, "samples since the last report"]
     seconds: Annotated[float, "time since the last report"]
-    saving_seconds: Annotated[float, "of it, how long training waited while its state was copied"]
+    saving_seconds: NotRequired[Annotated[float, "of it, how long training waited while its state was copied"]]
     samples_per_second: Annotated[float | None, "samples / seconds"]
     test_loss: NotRequired[Annotated[float, "at an epoch's end: mean cross entropy of the test set"]]
     test_accuracy: NotRequired[Annotated[float, "at an epoch's end: share of the test set classified correctly"]]

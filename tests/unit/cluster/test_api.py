@@ -76,7 +76,7 @@ def trainer(*arguments, **environment):
 def test_an_api_server_that_does_not_answer_is_said_at_once(kubeconfig, command):
     code, text = trainer(*command, KUBECONFIG=str(kubeconfig), PATH="", HOME="/nowhere", COLUMNS="500")
     assert code == ExitCode.CLUSTER, text
-    assert "the API server of here at http://127.0.0.1:9 does not answer (Connection refused)" in " ".join(text.split())
+    assert "the API server of here at http://127.0.0.1:9 is unreachable (Connection refused)" in " ".join(text.split())
 
 
 def test_a_context_that_is_not_there_is_refused_with_those_that_are(kubeconfig):

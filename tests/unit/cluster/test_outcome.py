@@ -73,7 +73,7 @@ def test_a_failure_counts_while_the_submitter_is_still_trying():
     [
         ("storage: s3://x cannot be written: there is no such bucket; make it first, or correct the name.", False),
         ("loss: nan at step 3.", False),
-        ("storage: s3://x cannot be read: the store at y does not answer as it should (timeout); check it.", True),
+        ("storage: s3://x cannot be read: the store at y is unreachable (timeout); check it.", True),
         ("Training failed: its process or node is gone (ActorDiedError): killed, out of memory, or cut off.", True),
         ("process 7 on a trains s3://runs/r1; wait for it or stop it.", True),
     ],

@@ -27,8 +27,8 @@ def source(tmp_path):
 
 def begun(source, tmp_path, named=None, *more):
     run = str(tmp_path / "runs" / "r2")
-    found = fork.find(source, config(*more), named)
-    assert fork.begin(found, run, fence=4)
+    found = fork.plan(source, config(*more), named)
+    assert fork.copy(found, run, fence=4)
     return run
 
 
@@ -45,16 +45,16 @@ def test_a_new_run_begins_with_the_checkpoint_that_was_asked_for_and_says_whose_
 def test_a_fork_that_has_a_checkpoint_of_its_own_goes_on_from_there(source, tmp_path):
     run = begun(source, tmp_path)
     checkpoints.commit(run, Checkpoint(18, 4), {"model": b"own"}, {})
-    assert not fork.begin(fork.find(source, config(), None), run, fence=5)
+    assert not fork.copy(fork.plan(source, config(), None), run, fence=5)
     assert checkpoints.newest_valid(run, None)[0].step == 18
 
 
 def test_a_damaged_newest_is_passed_over_but_not_one_that_was_asked_for(source):
     broken = source.folder / "checkpoints" / "step-00000015-0001" / "model"
     broken.write_bytes(b"x")
-    assert fork.find(source, config(), None).checkpoint.step == 10
+    assert fork.plan(source, config(), None).checkpoint.step == 10
     with pytest.raises(CheckpointError, match=r"step-00000015-0001 of r1 is damaged .* take another by --from"):
-        fork.find(source, config(), "step-00000015-0001")
+        fork.plan(source, config(), "step-00000015-0001")
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_a_damaged_newest_is_passed_over_but_not_one_that_was_asked_for(source):
 )
 def test_what_the_weights_do_not_fit_is_refused(source, setting, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        fork.find(source, config(setting), None)
+        fork.plan(source, config(setting), None)
 
 
 def test_a_run_that_would_be_over_before_it_begins_is_refused(source):
     with pytest.raises(
         ConfigError, match="epochs: 1 are 10 steps, and step-00000015-0001 of r1 has done 15; give more"
     ):
-        fork.find(source, config("epochs=1"), None)
-    assert fork.find(source, config("epochs=1"), "step-00000005-0001").checkpoint.step == 5
+        fork.plan(source, config("epochs=1"), None)
+    assert fork.plan(source, config("epochs=1"), "step-00000005-0001").checkpoint.step == 5
 
 
 @pytest.mark.parametrize("named", ["step-00000099-0001", "best"])
 def test_what_is_not_there_is_said_with_what_is(source, named):
     with pytest.raises(CheckpointError, match=f"r1 has no checkpoint {named}; it has step-00000015-0001, step-"):
-        fork.find(source, config(), named)
+        fork.plan(source, config(), named)

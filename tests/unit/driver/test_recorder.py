@@ -2,11 +2,10 @@ import os
 import pickle
 
 import pytest
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import ActorDiedError
 
-from trainer.driver.ray_errors import described
-from trainer.driver.recorder import ATTEMPT, AttemptTold, Recorder
-from trainer.errors import TrainingError
+from trainer.driver.ray_train import ATTEMPT, AttemptNumber
+from trainer.driver.recorder import Recorder
 from trainer.observe.display import event_sentence
 from trainer.observe.metrics import METRICS
 from trainer.storage.record import Record
@@ -53,7 +52,7 @@ def recorder(tmp_path):
     return Recorder(tmp_path, peak_lr=0.1)
 
 
-def test_reports_of_all_ranks_become_one_point_weighted_by_samples(recorder, tmp_path):
+def test_reports_become_one_point_weighted_by_samples(recorder, tmp_path):
     recorder.after_report(None, [ready(), ready(time=6.0, data_seconds=0.3)], None)
     recorder.after_report(None, [progress(), progress(loss_sum=2.0, samples=2, seconds=3.0)], None)
     (point,) = Record(tmp_path).points()
@@ -76,10 +75,10 @@ def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
     assert [point["attempt"] for point in Record(tmp_path).points()] == [3, 4]
 
 
-def test_workers_are_told_the_attempt_that_the_record_will_give_them(tmp_path, monkeypatch):
+def test_workers_get_the_attempt_that_the_record_will_have(tmp_path, monkeypatch):
     monkeypatch.setenv(ATTEMPT, "of another test")
     recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
-    told = AttemptTold(recorder)
+    told = AttemptNumber(recorder)
     for started in (3, 4):
         told = pickle.loads(pickle.dumps(told))  # as Ray hands it on
         told.after_init_train_context()
@@ -94,7 +93,7 @@ def test_an_interval_without_samples_has_no_loss(recorder, tmp_path):
     assert Record(tmp_path).points()[0]["train_loss"] is None
 
 
-def test_the_last_epochs_mistakes_of_all_ranks_are_merged_worst_first(recorder, tmp_path):
+def test_mistakes_of_all_ranks_are_merged_worst_first(recorder, tmp_path):
     recorder.after_report(None, [ready()], None)
     ends = [
         progress(
@@ -125,24 +124,13 @@ def test_a_failed_worker_is_an_event_with_its_rank_and_reason(recorder, tmp_path
     assert (event["event"], event["rank"], event["error"]) == ("worker_failed", 1, "ValueError: too hot")
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (KeyError(), "KeyError"),
-        (ValueError("first\nlast"), "ValueError: last"),
-        (ValueError("Traceback ...\nValueError: last"), "ValueError: last"),
-        (TrainingError("The loss became nan."), "The loss became nan"),
-        (
-            OutOfMemoryError("3 workers were killed due to the node running low on memory.\nEviction stats: ..."),
-            (
-                "Ray killed its process (OutOfMemoryError) because its node ran low on memory: raise memory, or use "
-                "more workers"
-            ),
-        ),
-    ],
-)
-def test_an_error_in_a_line_has_its_type_once_and_its_last_words(error, line):
-    assert described(error) == line
+def test_follow_up_errors_of_other_ranks_are_not_shown(recorder, tmp_path):
+    recorder.after_report(None, [ready(host="pod-a"), ready(host="pod-b")], None)
+    gloo = RuntimeError("[/__w/pytorch/gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.1]:53372")
+    recorder.after_exception(None, {0: gloo, 1: ActorDiedError()})
+    (event,) = [event for event in Record(tmp_path).events() if event["event"] == "worker_failed"]
+    assert (event["rank"], event["lost"], event["host"]) == (1, True, "pod-b")
+    assert event_sentence(event).startswith("worker 1 (pod-b) was lost: its process or node was lost (ActorDiedError)")
 
 
 def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_path):
@@ -155,7 +143,7 @@ def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_pa
     assert [metric.name for metric in METRICS if metric.key not in known] == []
 
 
-def test_an_outage_of_the_storage_is_an_event_when_it_begins_and_when_it_is_over(recorder, tmp_path):
+def test_begin_and_end_of_an_outage_are_events(recorder, tmp_path):
     recorder.after_report(None, [ready()], None)
     for outage in (None, "storage: away.", "storage: still away.", None, None):
         recorder.after_report(None, [progress(outage=outage)], None)
@@ -164,28 +152,26 @@ def test_an_outage_of_the_storage_is_an_event_when_it_begins_and_when_it_is_over
     assert seen[0]["message"] == "storage: away."
 
 
-def test_a_storage_that_is_waited_for_at_the_end_is_an_event_with_the_longest_wait_also_if_it_was_away_before(
-    recorder, tmp_path
-):
+def test_the_final_wait_for_a_storage_is_an_event_with_its_limit(recorder, tmp_path):
     recorder.after_report(None, [ready()], None)
     recorder.after_report(None, [progress(outage="storage: away.")], None)
     recorder.after_report(None, [{"phase": "saving", "outage": "storage: still away.", "waits_s": 660.0}], None)
     recorder.after_report(None, [progress(outage=None)], None)
     _, first, last, back = Record(tmp_path).events()
     assert [first["event"], last["event"], back["event"]] == ["storage_away", "storage_away", "storage_back"]
-    assert event_sentence(first) == "no checkpoint can be saved at the moment, training goes on: storage: away."
-    assert event_sentence(last) == "storage: still away. Waiting for it, at most 660 s."
+    assert event_sentence(first) == "checkpoints are paused, training continues: storage: away."
+    assert event_sentence(last) == "storage: still away. Waiting for it for at most 660 s."
 
 
-def test_steps_that_are_left_out_are_an_event(recorder, tmp_path):
+def test_skipped_steps_are_an_event(recorder, tmp_path):
     recorder.after_report(None, [ready(left_out=[11, 16])], None)
     assert [event["left_out"] for event in Record(tmp_path).events() if event["event"] == "rolled_back"] == [[11, 16]]
 
 
-def test_what_is_wrong_with_checkpoints_is_an_event_and_a_sentence_each(recorder, tmp_path):
+def test_each_bad_checkpoint_is_an_event_with_a_sentence(recorder, tmp_path):
     recorder.after_report(
         None, [ready(damaged=["step-00000008-0001: is cut"], unfinished=["step-00000009-0001"])], None
     )
     damaged, unfinished, _ = Record(tmp_path).events()
-    assert event_sentence(damaged) == "a damaged checkpoint was put aside: step-00000008-0001: is cut"
-    assert event_sentence(unfinished).startswith("step-00000009-0001 has no manifest")
+    assert event_sentence(damaged) == "quarantined a damaged checkpoint: step-00000008-0001: is cut"
+    assert event_sentence(unfinished).startswith("ignored checkpoint step-00000009-0001: no MANIFEST.json")

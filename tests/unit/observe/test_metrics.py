@@ -18,7 +18,7 @@ def test_names_are_prometheus_names_each_declared_once():
 @pytest.mark.parametrize("given", ["soon", "-1", "inf", "nan"])
 def test_a_time_for_the_last_scrape_that_is_none_is_refused(monkeypatch, tmp_path, given):
     monkeypatch.setenv(metrics.LAST_SCRAPE, given)
-    with pytest.raises(ConfigError, match=f"TRAINER_LAST_SCRAPE_S: '{given}' is no number of seconds"):
+    with pytest.raises(ConfigError, match=f"TRAINER_LAST_SCRAPE_S: '{given}' must be a number of seconds"):
         metrics.Exporter(Record(tmp_path), Config())
 
 

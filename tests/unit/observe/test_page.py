@@ -20,6 +20,7 @@ from matplotlib.image import imread
 from trainer.config import CLASSES, Config
 from trainer.errors import StorageError
 from trainer.observe import page, plots
+from trainer.storage import layout
 from trainer.storage.record import Record
 
 BEGAN = 1_700_000_000.0
@@ -32,7 +33,7 @@ SECONDS = {"start_up": 2.0, "data": 1.0, "training": 31.5, "evaluation": 4.0, "s
 def make(folder: Path, config: Config | None = None) -> Record:
     record = Record(folder)
     record.create(config or Config(), {"torch": "9.8.7", "git_commit": None, "memory_bytes": 3 * 2**30})
-    add_line(record.events_file, time=BEGAN + 1, event="run_started", pid=1, host="here", process_created=BEGAN)
+    add_line(record.file(layout.EVENTS), time=BEGAN + 1, event="run_started", pid=1, host="here", process_created=BEGAN)
     return record
 
 
@@ -44,15 +45,15 @@ def add_line(file: Path, **line: Any) -> None:
 def add_attempt(record: Record, attempt: int = 1, losses: tuple[float, ...] = (2.0, 1.0), epochs: int = 2) -> None:
     """Training that starts 100 s after the one before: two reports an epoch, and its test."""
     at = BEGAN + 100 * attempt
-    add_line(record.events_file, time=at, event="training_started", attempt=attempt, started_at=at, device="cpu",
+    add_line(record.file(layout.EVENTS), time=at, event="training_started", attempt=attempt, started_at=at, device="cpu",
              workers=3, precision="fp32")  # fmt: skip
     for epoch in range(1, epochs + 1):
         common = {"attempt": attempt, "workers": 3, "epoch": epoch, "learning_rate": 0.1 / epoch}
         for i, loss in enumerate(losses):
             step = 10 * (epoch * len(losses) + i)
-            add_line(record.metrics_file, time=at + step, step=step, train_loss=loss, samples=500, seconds=2.0,
+            add_line(record.file(layout.METRICS), time=at + step, step=step, train_loss=loss, samples=500, seconds=2.0,
                      samples_per_second=250.0, **common)  # fmt: skip
-        add_line(record.metrics_file, time=at + step + 1, step=step, train_loss=None, samples=0, seconds=0.001,
+        add_line(record.file(layout.METRICS), time=at + step + 1, step=step, train_loss=None, samples=0, seconds=0.001,
                  samples_per_second=0.0, test_loss=0.5 / epoch, test_accuracy=0.7 + 0.0123 * epoch + 0.1 * attempt,
                  evaluation_seconds=1.0, **common)  # fmt: skip
 
@@ -111,7 +112,7 @@ def share(pixels: np.ndarray, colour: str) -> float:
 
 def test_the_page_of_a_finished_run_has_its_numbers(finished: Record) -> None:
     html = Page(page.write(finished))
-    assert finished.report_file.exists()
+    assert finished.file(layout.REPORT).exists()
     for number in (
         "82.46%",  # test accuracy of the last epoch
         "0.2500",  # its loss
@@ -134,7 +135,7 @@ def test_the_page_of_a_finished_run_has_its_numbers(finished: Record) -> None:
 
 
 def test_events_have_times_since_the_start(finished: Record) -> None:
-    add_line(finished.events_file, time=BEGAN + 3723, event="worker_failed", rank=1, error="it broke")
+    add_line(finished.file(layout.EVENTS), time=BEGAN + 3723, event="worker_failed", rank=1, error="it broke")
     text = Page(page.write(finished)).text
     assert "1.00 s run started" in text
     assert "process created +0.0 s" in text
@@ -145,7 +146,7 @@ def test_events_have_times_since_the_start(finished: Record) -> None:
 
 def test_only_the_newest_of_many_events_are_shown(finished: Record) -> None:
     for i in range(page.EVENTS_SHOWN):
-        add_line(finished.events_file, time=BEGAN + i, event=f"happening {i}")
+        add_line(finished.file(layout.EVENTS), time=BEGAN + i, event=f"happening {i}")
     text = Page(page.write(finished)).text
     assert "The first 2 events are left out" in text
     assert "run started" not in text
@@ -166,9 +167,9 @@ def test_the_page_needs_nothing_else(finished: Record) -> None:
 def test_every_picture_is_written_and_embedded(finished: Record) -> None:
     html = Page(page.write(finished))
     embedded = [base64.b64decode(each.partition(",")[2]) for each in html.references if "image/png" in each]
-    assert {file.stem for file in finished.plots_folder.iterdir()} == set(plots.RUN_PICTURES)
+    assert {file.stem for file in finished.file(layout.PLOTS).iterdir()} == set(plots.RUN_PICTURES)
     for name in plots.RUN_PICTURES:
-        png = (finished.plots_folder / f"{name}.png").read_bytes()
+        png = (finished.file(layout.PLOTS) / f"{name}.png").read_bytes()
         assert min(picture(png).shape[:2]) > 200, name
         assert name == "mistakes" or png in embedded, name  # the page has these as tiles
     assert len([png for png in embedded if picture(png).shape == (28, 28, 3)]) == 25
@@ -176,7 +177,7 @@ def test_every_picture_is_written_and_embedded(finished: Record) -> None:
 
 def test_every_picture_shows_its_numbers(finished: Record) -> None:
     page.write(finished)
-    shown = {file.stem: picture(file.read_bytes()) for file in finished.plots_folder.iterdir()}
+    shown = {file.stem: picture(file.read_bytes()) for file in finished.file(layout.PLOTS).iterdir()}
     for name, colour in [
         ("loss", plots.BLUE),
         ("loss", plots.VERMILION),
@@ -221,19 +222,19 @@ def test_a_run_that_just_started_says_what_is_missing(tmp_path: Path) -> None:
 def test_a_run_that_is_going_on_shows_what_there_is(tmp_path: Path) -> None:
     record = make(tmp_path / "going")
     add_attempt(record, epochs=1)
-    with record.metrics_file.open("a") as out:
+    with record.file(layout.METRICS).open("a") as out:
         out.write('{"time": 17000')  # the writer is in the middle of it
     text = Page(page.write(record)).text
     assert "no result yet" in text
     assert "81.23%" in text
     assert "Wall time so far 2:11" in text
-    assert (record.plots_folder / "accuracy.png").exists()
+    assert (record.file(layout.PLOTS) / "accuracy.png").exists()
 
 
 def test_a_bare_folder_with_a_config_has_a_page(tmp_path: Path) -> None:
     record = make(tmp_path / "bare")
-    record.environment_file.unlink()
-    record.events_file.unlink()
+    record.file(layout.ENVIRONMENT).unlink()
+    record.file(layout.EVENTS).unlink()
     text = Page(page.write(record)).text
     assert "The record has no environment.json" in text
     assert "No event is recorded yet." in text
@@ -241,7 +242,7 @@ def test_a_bare_folder_with_a_config_has_a_page(tmp_path: Path) -> None:
 
 def test_a_failed_run_says_why_at_the_top_and_is_escaped(tmp_path: Path) -> None:
     record = finish(make(tmp_path / "bad"), "failed", "<script>alert(1)</script> & 'more'")
-    add_line(record.events_file, time=BEGAN, event="<b>worker_failed", error="<i>")
+    add_line(record.file(layout.EVENTS), time=BEGAN, event="<b>worker_failed", error="<i>")
     html = Page(page.write(record))
     assert "<script" not in html.html
     assert "<b>worker" not in html.html
@@ -270,7 +271,9 @@ def test_curves_show_what_was_done_again_once_and_the_page_says_so(tmp_path: Pat
     add_attempt(alone, 2, losses=(2.0, 1.0))
     page.write(alone)
     for name in ("loss", "accuracy", "speed"):
-        assert (record.plots_folder / f"{name}.png").read_bytes() == (alone.plots_folder / f"{name}.png").read_bytes()
+        assert (record.file(layout.PLOTS) / f"{name}.png").read_bytes() == (
+            alone.file(layout.PLOTS) / f"{name}.png"
+        ).read_bytes()
 
 
 def test_one_attempt_is_not_worth_a_word(finished: Record) -> None:
@@ -283,46 +286,49 @@ def test_losses_that_are_no_numbers_leave_a_gap(tmp_path: Path, bad: float) -> N
     add_attempt(record, losses=(1.0, bad, 2.0))
     text = Page(page.write(record)).text
     assert ("not a number" if math.isnan(bad) else "infinite") in text
-    assert picture((record.plots_folder / "loss.png").read_bytes()).std() > 0.03
+    assert picture((record.file(layout.PLOTS) / "loss.png").read_bytes()).std() > 0.03
 
 
 def test_only_bad_losses_and_no_test_are_said_in_sentences(tmp_path: Path) -> None:
     record = make(tmp_path / "diverged")
-    add_line(record.metrics_file, time=BEGAN, attempt=1, workers=1, epoch=1, step=1, learning_rate=0.1, samples=1,
+    add_line(record.file(layout.METRICS), time=BEGAN, attempt=1, workers=1, epoch=1, step=1, learning_rate=0.1, samples=1,
              train_loss=math.nan, seconds=1.0, samples_per_second=1.0)  # fmt: skip
     text = Page(page.write(finish(record, "failed", "Diverged."))).text
     assert "There is no loss curve: no reported loss is a number." in text
     assert "There is no test accuracy: no epoch came to its end." in text
-    assert not (record.plots_folder / "loss.png").exists()
+    assert not (record.file(layout.PLOTS) / "loss.png").exists()
 
 
 def test_the_record_alone_gives_the_same_page_again(finished: Record) -> None:
     page.write(finished)
-    first = [finished.report_file.read_bytes(), *(f.read_bytes() for f in sorted(finished.plots_folder.iterdir()))]
-    finished.report_file.unlink()
-    for file in finished.plots_folder.iterdir():
+    first = [
+        finished.file(layout.REPORT).read_bytes(),
+        *(f.read_bytes() for f in sorted(finished.file(layout.PLOTS).iterdir())),
+    ]
+    finished.file(layout.REPORT).unlink()
+    for file in finished.file(layout.PLOTS).iterdir():
         file.unlink()
-    finished.plots_folder.rmdir()
+    finished.file(layout.PLOTS).rmdir()
     page.write(finished)
     assert first == [
-        finished.report_file.read_bytes(),
-        *(f.read_bytes() for f in sorted(finished.plots_folder.iterdir())),
+        finished.file(layout.REPORT).read_bytes(),
+        *(f.read_bytes() for f in sorted(finished.file(layout.PLOTS).iterdir())),
     ]
 
 
 def test_pictures_of_an_earlier_attempt_do_not_stay(finished: Record) -> None:
     page.write(finished)
-    (finished.plots_folder / "mine.png").touch()
-    finished.evaluation_file.unlink()
+    (finished.file(layout.PLOTS) / "mine.png").touch()
+    finished.file(layout.EVALUATION).unlink()
     page.write(finished)
-    names = {file.stem for file in finished.plots_folder.iterdir()}
+    names = {file.stem for file in finished.file(layout.PLOTS).iterdir()}
     assert not {"confusion", "classes", "mistakes"} & names
     assert "mine" in names  # what is not ours is not touched
 
 
 def test_nothing_half_written_stays_or_is_seen(finished: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     page.write(finished)
-    before = finished.report_file.read_bytes()
+    before = finished.file(layout.REPORT).read_bytes()
 
     def full_disk(file: Path, content: bytes) -> int:
         with file.open("wb") as out:
@@ -332,7 +338,7 @@ def test_nothing_half_written_stays_or_is_seen(finished: Record, monkeypatch: py
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         page.write(finished)
-    assert finished.report_file.read_bytes() == before
+    assert finished.file(layout.REPORT).read_bytes() == before
     assert not list(finished.folder.rglob(".*"))
 
 

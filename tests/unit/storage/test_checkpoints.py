@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from trainer import resolve
 from trainer.cli.main import app
 from trainer.errors import CheckpointError
-from trainer.storage import checkpoints, store
+from trainer.storage import checkpoints, layout, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
 
@@ -49,7 +49,7 @@ def commit(run, *steps):
 
 
 def path(run, step, name):
-    return store.join(run, checkpoints.FOLDER, Checkpoint(step, 1).name, name)
+    return store.join(run, layout.CHECKPOINTS, Checkpoint(step, 1).name, name)
 
 
 def test_the_newest_is_found_and_read_back_byte_by_byte(run):
@@ -116,7 +116,7 @@ def test_a_first_save_that_was_cut_off_does_not_keep_a_run_from_beginning(run):
 def test_a_note_of_the_best_that_is_damaged_is_none(run):
     checkpoints.note_best(run, checkpoints.Best(8, 0.9))
     assert checkpoints.best(run) == checkpoints.Best(8, 0.9)
-    place = store.join(run, checkpoints.FOLDER, checkpoints.BEST)
+    place = store.join(run, layout.CHECKPOINTS, checkpoints.BEST)
     store.write(place, store.read(place).replace(b"8", b"9", 1))
     assert checkpoints.best(run) is None
 
@@ -176,15 +176,15 @@ def test_if_all_are_damaged_the_run_stops_loudly_and_stays_stopped(run):
 
 def test_of_two_writers_of_one_checkpoint_the_second_is_refused(run):
     commit(run, 5)
-    with pytest.raises(CheckpointError, match="committed before"):
+    with pytest.raises(CheckpointError, match="committed already"):
         checkpoints.commit(run, Checkpoint(5, 1), FILES, {"other": 1})
 
 
 def test_pruning_keeps_the_newest_and_what_is_named_and_takes_leftovers(run):
     commit(run, 1, 2, 3, 4, 5)
     store.write(path(run, 3, "x"), b"")
-    store.write(store.join(run, checkpoints.FOLDER, Checkpoint(2, 9).name, "model.safetensors"), b"half")
-    store.write(store.join(run, checkpoints.FOLDER, Checkpoint(6, 1).name, "model.safetensors"), b"being saved")
+    store.write(store.join(run, layout.CHECKPOINTS, Checkpoint(2, 9).name, "model.safetensors"), b"half")
+    store.write(store.join(run, layout.CHECKPOINTS, Checkpoint(6, 1).name, "model.safetensors"), b"being saved")
     gone = checkpoints.prune(run, keep=2, besides=[1])
     assert [each.step for each in gone] == [3, 2]
     found = checkpoints.look(run)

@@ -37,7 +37,7 @@ def test_each_claim_has_a_higher_number_than_the_one_before(run):
 
 def test_a_run_that_is_trained_elsewhere_is_refused_with_the_owner_named(run):
     claimed_by(run, pid=4711, age=lease.EXPIRES_AFTER_S - 5)
-    with pytest.raises(ConflictError, match="process 4711 on elsewhere trains"):
+    with pytest.raises(ConflictError, match="process 4711 on elsewhere is training"):
         Lease(run, ignore)
 
 
@@ -81,7 +81,7 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):
     process = multiprocessing.get_context("fork").Process(target=claim_and_die)
     process.start()
     process.join(30)
-    assert lease.newest(run) == 1
+    assert lease.newest_claim(run) == 1
     held = Lease(run, ignore)
     assert held.fence == 2
     held.__exit__()
@@ -90,7 +90,7 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):
 def test_a_claim_that_was_just_made_is_respected_before_its_first_sign_of_life(run):
     me = {"host": "elsewhere", "pid": 4711, "created": 1.0, "time": time.time()}
     store.write(lease._object(run, 1, "json"), json.dumps(me).encode())
-    with pytest.raises(ConflictError, match="process 4711 on elsewhere trains"):
+    with pytest.raises(ConflictError, match="process 4711 on elsewhere is training"):
         Lease(run, ignore)
 
 
@@ -148,8 +148,8 @@ def test_the_owner_renews_its_claim_and_an_outage_of_the_store_does_not_end_it(r
 
 def test_an_owner_that_asks_learns_who_has_replaced_it(run):
     held = Lease(run, ignore)
-    assert held.look() is None
+    assert held.poll() is None
     claimed_by(run, number=2, pid=4712)
-    assert held.look() == held.taken_by == "process 4712 on elsewhere"
+    assert held.poll() == held.taken_by == "process 4712 on elsewhere"
     held.__exit__()
     assert "released" not in lease._claims(run)[1]

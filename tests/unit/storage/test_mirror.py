@@ -4,10 +4,11 @@ import pytest
 
 from trainer import resolve
 from trainer.errors import OutageError, StorageError
-from trainer.observe.display import Follower, PlainDisplay
-from trainer.storage import mirror, store
-from trainer.storage.mirror import Pusher
-from trainer.storage.record import Record, discard_scratch
+from trainer.observe.display import PlainDisplay
+from trainer.observe.tail import Tail
+from trainer.storage import layout, mirror, store
+from trainer.storage.mirror import Mirror, discard_scratch
+from trainer.storage.record import Record
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def wait_until(true, seconds=10):
 
 
 def test_a_mocked_bucket_has_the_record_while_the_run_goes_on(record, bucket):
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     record.add_point({"step": 1})
     wait_until(lambda: b'"step": 1' in bucket.get("metrics.jsonl", b""))
     record.add_point({"step": 2})
@@ -62,14 +63,14 @@ def test_a_mocked_bucket_has_the_record_while_the_run_goes_on(record, bucket):
 
 def test_a_mocked_bucket_that_is_away_for_a_while_is_one_warning_and_nothing_is_lost(record, bucket):
     bucket.away = True
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     wait_until(lambda: any(event["event"] == "warning" for event in record.events()))
     bucket.asked.clear()
     assert bucket.asked.wait(10)  # it goes on trying
     bucket.away = False
     pushing.finish()
     (warning,) = [event["message"] for event in record.events() if event["event"] == "warning"]
-    assert "Training goes on" in warning
+    assert "Training continues" in warning
     assert {"config.yaml", "events.jsonl"} <= set(bucket)
 
 
@@ -84,8 +85,8 @@ def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_sa
         to_bucket(uri, content)
 
     monkeypatch.setattr(store, "write", write)
-    pushing = Pusher(record)
-    with Follower(record, PlainDisplay(record.config())):
+    pushing = Mirror(record)
+    with Tail(record, PlainDisplay(record.config())):
         ending = threading.Thread(target=pushing.finish)
         ending.start()
         wait_until(lambda: "storage_away" in kinds(record))
@@ -95,8 +96,8 @@ def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_sa
     assert b"storage_back" in bucket["events.jsonl"]
     shown = [line.partition("  ")[2] for line in capsys.readouterr().out.splitlines()]
     assert shown == [
-        "storage: s3://bucket/r1 has not taken the record in 0.05 s. Waiting for it, at most 120 s.",
-        "the storage is back; what waited for it is saved",
+        "storage: s3://bucket/r1 has not taken the record in 0.05 s. Waiting for it for at most 120 s.",
+        "the storage is reachable again, and everything that waited for it is saved",
     ]
 
 
@@ -106,7 +107,7 @@ def test_a_mocked_bucket_that_answers_with_failures_at_the_end_is_tried_until_th
     monkeypatch.setattr(store, "RETRY_EVERY_S", 0.01)
     monkeypatch.setattr(mirror, "QUIET_S", 0.05)
     bucket.away = True
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     ending = threading.Thread(target=pushing.finish, kwargs={"max_outage_s": 60.0})
     ending.start()
     wait_until(lambda: "storage_away" in kinds(record))
@@ -116,7 +117,7 @@ def test_a_mocked_bucket_that_answers_with_failures_at_the_end_is_tried_until_th
 
 
 def test_a_mocked_bucket_that_takes_the_record_at_once_is_not_talked_about(record, bucket):
-    Pusher(record).finish()
+    Mirror(record).finish()
     assert kinds(record) == []
 
 
@@ -126,17 +127,17 @@ def kinds(record):
 
 def test_a_mocked_bucket_that_stays_away_is_an_error_with_the_place_of_the_record(record, bucket):
     bucket.away = True
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     with pytest.raises(StorageError, match=f"The record is kept in {record.folder}"):
         pushing.finish()
     discard_scratch()
-    assert record.config_file.exists()
+    assert record.file(layout.CONFIG).exists()
 
 
 def test_whoever_stops_a_run_does_not_wait_for_a_mocked_bucket_that_hangs(record, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(store, "write", lambda *_: answer.wait(60))
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     with pytest.raises(StorageError, match=r"did not take the record in 0\.1 s"):
         pushing.finish(0.1)
     answer.set()
@@ -146,7 +147,7 @@ def test_whoever_stops_a_run_does_not_wait_for_a_mocked_bucket_that_hangs(record
 def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
     mine = Record(tmp_path / "r1")
     mine.create(resolve.load("seed"), {})
-    Pusher(mine).finish()
+    Mirror(mine).finish()
     assert dict(bucket) == {}
 
 
@@ -156,7 +157,7 @@ def test_a_warning_that_finds_no_room_in_the_record_does_not_end_the_pushing(rec
 
     monkeypatch.setattr(record, "add_event", full)
     bucket.away = True
-    pushing = Pusher(record)
+    pushing = Mirror(record)
     wait_until(bucket.asked.is_set)
     bucket.asked.clear()
     wait_until(bucket.asked.is_set)  # it tries again
@@ -169,16 +170,26 @@ def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(re
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Record, "push", refuse)
+    monkeypatch.setattr(mirror, "push", refuse)
     with pytest.raises(StorageError, match="Permission denied"):
-        Pusher(record).finish()
+        Mirror(record).finish()
 
 
 def test_once_another_process_has_the_run_its_record_in_the_mocked_bucket_is_left_alone(record, bucket):
     taken_by = [None]
-    pushing = Pusher(record, lambda: taken_by[0])
+    pushing = Mirror(record, lambda: taken_by[0])
     assert bucket.asked.wait(10)
     taken_by[0] = "process 4712 on elsewhere"
-    record.add_event("warning", message="stale")
+    record.add_event({"event": "warning", "message": "stale"})
     pushing.finish()
     assert b"stale" not in bucket.get("events.jsonl", b"")
+
+
+def test_a_run_is_found_by_its_name_and_by_its_folder(record):
+    assert find_run("r1", str(record.folder.parent)).folder == record.folder
+    assert find_run(str(record.folder), str(record.folder / "elsewhere")).folder == record.folder
+
+
+def test_a_run_that_is_not_there_is_named_with_those_that_are(record):
+    with pytest.raises(StorageError, match=r"r2 is neither a run in .*; it has r1"):
+        find_run("r2", str(record.folder.parent))

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.errors import CheckpointError
-from trainer.storage import checkpoints, skipped_steps, store
+from trainer.storage import checkpoints, layout, skipped_steps, store
 from trainer.storage.checkpoints import Checkpoint
 
 
@@ -49,7 +49,7 @@ def test_it_is_no_checkpoint_and_survives_pruning(run):
 def test_if_it_is_damaged_the_run_stops_since_it_would_not_be_the_same(run):
     save(run, 10)
     skipped_steps.begin(run, 16)
-    place = store.join(run, checkpoints.FOLDER, skipped_steps.FILE)
+    place = store.join(run, layout.CHECKPOINTS, skipped_steps.FILE)
     store.write(place, store.read(place).replace(b"16", b"17"))
     with pytest.raises(CheckpointError, match=r"left-out\.json is not what was written"):
         skipped_steps.left_out(run)

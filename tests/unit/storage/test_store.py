@@ -88,12 +88,12 @@ def test_a_server_that_is_not_there_is_a_sentence_with_its_endpoint(monkeypatch,
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     store._store.cache_clear()
     monkeypatch.setattr(store, "CHECK_DEADLINE_S", 1)
-    with pytest.raises(StorageError, match=r"the store at http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(StorageError, match=r"the store at http://127\.0\.0\.1:9 is unreachable"):
         store.check("s3://runs")
 
 
 def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
-    mine = record.at(store.join(bucket, "r1"))
+    mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {"ray": "2.60.0"})
     mine.add_point({"step": 1})
     mine.push()
@@ -105,28 +105,28 @@ def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
 
 
 def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
-    mine = record.at(store.join(bucket, "r1"))
+    mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.push()
     sent = []
     monkeypatch.setattr(store, "write", lambda uri, content: sent.append(uri.rsplit("/", 1)[-1]))
     mine.push()
-    mine.add_event("warning", message="x")
+    mine.add_event({"event": "warning", "message": "x"})
     mine.push()
     assert sent == ["events.jsonl"]
 
 
 def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(bucket):
-    mine = record.at(store.join(bucket, "r1"))
+    mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.write_result({"status": "failed"})
     mine.push()
-    mine.begin_again()
+    mine.restart()
     assert record.find("r1", bucket).result() is None
 
 
 def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_difference(bucket, data_folder):
-    mine = record.at(store.join(bucket, "r1"))
+    mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.push()
     with pytest.raises(ConflictError, match="epochs: 10 → 3"):
@@ -143,7 +143,7 @@ def test_during_an_outage_it_is_tried_again_until_it_is_over(monkeypatch):
         return "done"
 
     assert store.through_outage(act, 60.0, away.append) == "done"
-    assert [str(error) for error in away] == ["a", "b"]
+    assert [str(error) for error in away] == ["a.", "b."]
 
 
 def test_an_outage_without_end_is_given_up(monkeypatch):

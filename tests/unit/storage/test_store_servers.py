@@ -8,7 +8,7 @@ from support import proxy
 from support.object_store import BUCKET, STORES
 
 from trainer.errors import ConflictError, OutageError, StorageError
-from trainer.storage import checkpoints, store, store_errors
+from trainer.storage import checkpoints, layout, store, store_errors
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.lease import Lease
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_is_committed_found_and_removed(place):
     found, content, _ = checkpoints.newest_valid(place, lambda *_: None)
     assert (found.step, content) == (2, files)
     checkpoints.prune(place, keep=1)
-    assert {name.partition("/")[0] for name in store.files(store.join(place, checkpoints.FOLDER))} == {found.name}
+    assert {name.partition("/")[0] for name in store.files(store.join(place, layout.CHECKPOINTS))} == {found.name}
 
 
 @remote
@@ -155,7 +155,7 @@ def test_a_server_that_is_gone_is_an_outage_and_its_address_is_named(server, mon
     monkeypatch.setenv(store_errors.ENDPOINTS[server.partition("://")[0]], "http://127.0.0.1:9/account")
     monkeypatch.setattr(store, "CHECK_DEADLINE_S", 1)
     store._store.cache_clear()
-    with pytest.raises(OutageError, match=r"the store at http://127\.0\.0\.1:9/account does not answer"):
+    with pytest.raises(OutageError, match=r"the store at http://127\.0\.0\.1:9/account is unreachable"):
         store.check(server)
     store._store.cache_clear()
 

@@ -1,0 +1,71 @@
+import pytest
+
+from trainer import resolve
+from trainer.driver import preflight
+from trainer.errors import ConflictError, ResourceError
+from trainer.storage.record import Record
+from trainer.training import device
+
+CONFIG = resolve.load("seed")
+
+
+@pytest.fixture
+def record(tmp_path):
+    made = Record(tmp_path / "r1")
+    made.create(CONFIG, {"ray": "2.60.0"})
+    return made
+
+
+def test_a_name_with_another_config_is_refused_with_the_difference(record):
+    with pytest.raises(ConflictError, match="epochs: 10 → 3"):
+        preflight.check_name_is_free(record, resolve.load("seed", None, ["epochs=3"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "cpus"),
+    [
+        ([], 8, 8),
+        (["workers=2"], 8, 4),
+        (["workers=4"], 2, None),
+        (["workers=1-4"], 2, 1),
+        (["cpus_per_worker=3"], 8, 3),
+    ],
+)
+def test_cores_are_shared_by_the_workers(monkeypatch, options, cores, cpus):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: cores)
+    config = resolve.load("seed", None, options)
+    if cpus is None:
+        with pytest.raises(ResourceError, match="workers: 4 with 1 CPU core each need 4, and this machine has 2; use "):
+            preflight.check_resources(config)
+    else:
+        assert preflight.check_resources(config) == cpus
+
+
+def test_more_cores_per_worker_than_there_are_are_refused_with_both_ways_out(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: 4)
+    config = resolve.load("seed", None, ["workers=2", "cpus_per_worker=3"])
+    with pytest.raises(ResourceError, match="use --workers 1 or --cpus-per-worker 2, or run on a cluster"):
+        preflight.check_resources(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        (["workers=2"], True),
+        (["workers=2", "gpu=true"], False),
+        (["workers=2", "global_batch_size=256"], False),
+        ([], False),
+    ],
+)
+def test_small_shares_of_a_batch_on_cpus_are_warned_of(options, warned):
+    sentences = preflight.warnings(resolve.load("seed", None, options))
+    assert bool(sentences) is warned
+    assert all("32, 16 samples each; below 128 on CPUs" in sentence for sentence in sentences)
+
+
+def test_a_cluster_that_does_not_answer_is_refused_with_its_address():
+    with pytest.raises(ResourceError, match=r"RAY_ADDRESS: no Ray cluster answers at 127\.0\.0\.1:9 "):
+        preflight.check_cluster("127.0.0.1:9")
+    preflight.check_cluster("auto")  # for Ray to understand
