@@ -53,16 +53,16 @@ def test_a_damaged_newest_is_passed_over_but_not_one_that_was_asked_for(source):
     broken = source.folder / "checkpoints" / "step-00000015-0001" / "model"
     broken.write_bytes(b"x")
     assert fork.plan(source, config(), None).checkpoint.step == 10
-    with pytest.raises(CheckpointError, match=r"step-00000015-0001 of r1 is damaged .* take another by --from"):
+    with pytest.raises(CheckpointError, match=r"step-00000015-0001 of r1 is damaged .* name another with --from"):
         fork.plan(source, config(), "step-00000015-0001")
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("model.hidden=[8]", r"model.hidden: \[8\], and r1 has \[\d.*\]: its checkpoints fit no other"),
-        ("optimizer.name=adamw", "optimizer.name: adamw, and r1 has muon"),
-        ("global_batch_size=600", "global_batch_size: 600, and r1 has 6000"),
+        ("model.hidden=[8]", r"model.hidden: \[8\] differs from \[\d.*\] in r1"),
+        ("optimizer.name=adamw", "optimizer.name: adamw differs from muon in r1"),
+        ("global_batch_size=600", "global_batch_size: 600 differs from 6000 in r1"),
     ],
 )
 def test_what_the_weights_do_not_fit_is_refused(source, setting, sentence):
@@ -72,7 +72,8 @@ def test_what_the_weights_do_not_fit_is_refused(source, setting, sentence):
 
 def test_a_run_that_would_be_over_before_it_begins_is_refused(source):
     with pytest.raises(
-        ConfigError, match="epochs: 1 are 10 steps, and step-00000015-0001 of r1 has done 15; give more"
+        ConfigError,
+        match=r"epochs: 1 \(10 steps\) is already reached by checkpoint step-00000015-0001 of r1; raise",
     ):
         fork.plan(source, config("epochs=1"), None)
     assert fork.plan(source, config("epochs=1"), "step-00000005-0001").checkpoint.step == 5
@@ -80,5 +81,5 @@ def test_a_run_that_would_be_over_before_it_begins_is_refused(source):
 
 @pytest.mark.parametrize("named", ["step-00000099-0001", "best"])
 def test_what_is_not_there_is_said_with_what_is(source, named):
-    with pytest.raises(CheckpointError, match=f"r1 has no checkpoint {named}; it has step-00000015-0001, step-"):
+    with pytest.raises(CheckpointError, match=f"r1 has no checkpoint {named}; choose one of step-00000015-0001, step-"):
         fork.plan(source, config(), named)

@@ -45,8 +45,8 @@ def add_line(file: Path, **line: Any) -> None:
 def add_attempt(record: Record, attempt: int = 1, losses: tuple[float, ...] = (2.0, 1.0), epochs: int = 2) -> None:
     """Training that starts 100 s after the one before: two reports an epoch, and its test."""
     at = BEGAN + 100 * attempt
-    add_line(record.file(layout.EVENTS), time=at, event="training_started", attempt=attempt, started_at=at, device="cpu",
-             workers=3, precision="fp32")  # fmt: skip
+    add_line(record.file(layout.EVENTS), time=at, event="training_started", attempt=attempt, started_at=at,
+             device="cpu", workers=3, precision="fp32")  # fmt: skip
     for epoch in range(1, epochs + 1):
         common = {"attempt": attempt, "workers": 3, "epoch": epoch, "learning_rate": 0.1 / epoch}
         for i, loss in enumerate(losses):
@@ -291,8 +291,8 @@ def test_losses_that_are_no_numbers_leave_a_gap(tmp_path: Path, bad: float) -> N
 
 def test_only_bad_losses_and_no_test_are_said_in_sentences(tmp_path: Path) -> None:
     record = make(tmp_path / "diverged")
-    add_line(record.file(layout.METRICS), time=BEGAN, attempt=1, workers=1, epoch=1, step=1, learning_rate=0.1, samples=1,
-             train_loss=math.nan, seconds=1.0, samples_per_second=1.0)  # fmt: skip
+    add_line(record.file(layout.METRICS), time=BEGAN, attempt=1, workers=1, epoch=1, step=1, learning_rate=0.1,
+             samples=1, train_loss=math.nan, seconds=1.0, samples_per_second=1.0)  # fmt: skip
     text = Page(page.write(finish(record, "failed", "Diverged."))).text
     assert "There is no loss curve: no reported loss is a number." in text
     assert "There is no test accuracy: no epoch came to its end." in text
@@ -384,7 +384,7 @@ def test_a_damaged_record_is_a_sentence(finished: Record, file: str, content: st
 
 
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="holds no run"):
+    with pytest.raises(StorageError, match="it is not a run"):
         page.write(Record(tmp_path))
 
 

@@ -7,7 +7,7 @@ from trainer.errors import OutageError, StorageError
 from trainer.observe.display import PlainDisplay
 from trainer.observe.tail import Tail
 from trainer.storage import layout, mirror, store
-from trainer.storage.mirror import Mirror, discard_scratch
+from trainer.storage.mirror import Mirror, discard_scratch, find_run
 from trainer.storage.record import Record
 
 

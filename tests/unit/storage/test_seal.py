@@ -46,7 +46,7 @@ def test_what_training_on_from_the_last_checkpoint_makes_is_made_anew(record, na
     assert result is None
     assert len(sentences) == 1
     assert str(record.folder / name) in sentences[0]
-    assert "made anew from the last checkpoint" in sentences[0]
+    assert "rebuilt from the last checkpoint" in sentences[0]
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "environment.json", "config.yaml"])
@@ -54,7 +54,7 @@ def test_what_nothing_can_make_again_is_told_with_the_result(record, name):
     (record.folder / name).unlink()
     result, sentences = seal.finished_result(record)
     assert result == RESULT
-    assert sentences == (f"{record.folder / name} is missing; nothing else holds what it did.",)
+    assert sentences == (f"{record.folder / name} is missing; it cannot be rebuilt.",)
 
 
 def test_lines_that_were_added_afterwards_are_no_damage(record):

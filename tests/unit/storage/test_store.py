@@ -4,7 +4,7 @@ from support.object_store import s3_server
 from trainer import resolve
 from trainer.driver import preflight
 from trainer.errors import ConflictError, OutageError, StorageError
-from trainer.storage import record, store
+from trainer.storage import mirror, store
 
 CONFIG = resolve.load("seed")
 
@@ -96,8 +96,8 @@ def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {"ray": "2.60.0"})
     mine.add_point({"step": 1})
-    mine.push()
-    theirs = record.find("r1", bucket)
+    mirror.push(mine)
+    theirs = mirror.find_run("r1", bucket)
     assert theirs.folder != mine.folder
     assert theirs.config() == CONFIG
     assert theirs.points() == [{"step": 1}]
@@ -107,12 +107,12 @@ def test_a_record_in_a_bucket_is_found_there_by_another_process(bucket):
 def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
-    mine.push()
+    mirror.push(mine)
     sent = []
     monkeypatch.setattr(store, "write", lambda uri, content: sent.append(uri.rsplit("/", 1)[-1]))
-    mine.push()
+    mirror.push(mine)
     mine.add_event({"event": "warning", "message": "x"})
-    mine.push()
+    mirror.push(mine)
     assert sent == ["events.jsonl"]
 
 
@@ -120,15 +120,15 @@ def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(buc
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.write_result({"status": "failed"})
-    mine.push()
+    mirror.push(mine)
     mine.restart()
-    assert record.find("r1", bucket).result() is None
+    assert mirror.find_run("r1", bucket).result() is None
 
 
 def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_difference(bucket, data_folder):
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
-    mine.push()
+    mirror.push(mine)
     with pytest.raises(ConflictError, match="epochs: 10 → 3"):
         preflight.prepare("r1", resolve.load("seed", None, ["epochs=3"]), bucket, data_folder)
 
