@@ -1,5 +1,5 @@
 # One image for head, workers and submitter. `make image` builds it; TORCH=cpu leaves out 4 GB of CUDA.
-# Big and rarely changed layers come first: a change of the code ships kilobytes (docs/image.md).
+# Big and rarely changed layers come first: a change of the code ships kilobytes.
 ARG BASE=python:3.11-slim-bookworm
 
 # uv, by hash; only mounted below, so it is not in the image.
@@ -12,7 +12,7 @@ FROM ${BASE} AS data
 RUN apt-get update -qq && apt-get install -qq --no-install-recommends dataset-fashion-mnist
 
 FROM ${BASE}
-# Byte code now: a read-only root keeps none, and each Python process would compile PyTorch anew, for seconds.
+# Byte code now: a read-only root keeps none, and each Python process would compile PyTorch again, for seconds.
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/venv
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp
 RUN python -m venv --without-pip /opt/venv \
@@ -23,8 +23,8 @@ ARG TORCH=cuda
 RUN --mount=from=tools,source=/tools,target=/tools --mount=type=cache,target=/tmp/.cache/uv \
     --mount=source=requirements.txt,target=/requirements.txt \
     case $TORCH in \
-      cuda) /tools/bin/uv pip install --constraint /requirements.txt torch torchvision ;; \
-      cpu) sed -nE 's/^(torch(vision)?==.*) \\$/\1/p' /requirements.txt \
+      cuda) /tools/bin/uv pip install --constraint /requirements.txt torch ;; \
+      cpu) sed -nE 's/^(torch==.*) \\$/\1/p' /requirements.txt \
          | /tools/bin/uv pip install --torch-backend cpu --requirements - ;; \
       *) echo "TORCH: $TORCH is neither cpu nor cuda" >&2; exit 1 ;; \
     esac
@@ -32,7 +32,7 @@ RUN --mount=from=tools,source=/tools,target=/tools --mount=type=cache,target=/tm
 # The rest, by hash.
 RUN --mount=from=tools,source=/tools,target=/tools --mount=type=cache,target=/tmp/.cache/uv \
     --mount=source=requirements.txt,target=/requirements.txt --mount=source=pyproject.toml,target=/pyproject.toml \
-    /tools/bin/uv pip install --constraint /requirements.txt --requirements /pyproject.toml
+    /tools/bin/uv pip install --constraint /requirements.txt --requirements /pyproject.toml --extra train --extra cluster
 
 COPY --from=data /usr/share/datasets/fashion-mnist /usr/share/datasets/fashion-mnist
 

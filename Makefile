@@ -13,6 +13,7 @@ TORCH ?= cuda
 ENV ?= kind
 # CONTEXT, PATIENCE_S and YES are read by it, too.
 DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" k8s/deploy.sh
+LOCK := -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 # uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
@@ -103,9 +104,9 @@ bench: .venv/.ready ## our speed against the alternatives, side by side: ARGS="-
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
-lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt anew from pyproject.toml
-	$(UV) pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url -o requirements.txt pyproject.toml
-	$(UV) pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt from pyproject.toml again
+	$(UV) pip compile $(LOCK) --extra train --extra cluster -o requirements.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs/ stays

@@ -10,44 +10,31 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import trainer
 from trainer import __version__, config, resolve
 from trainer.cli.main import app
 from trainer.errors import EXIT_CODE_MEANING, ExitCode
 from trainer.observe.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
-TRAINER = ROOT / "trainer"
-# An import points down this list; docs/architecture.md shows it to people.
-MODULES = [
-    ["__main__"],
-    ["cli"],
-    ["cli_checkpoints", "cli_cluster"],
-    ["options", "runs", "doctor"],
-    ["report", "submit", "follow", "lint"],
-    ["driver_log", "retries", "explain", "checks"],
-    ["outcome"],
-    ["cluster"],
-    ["rayjob"],
-    ["plots"],
-    ["launch"],
-    ["preflight", "progress", "result"],
-    ["finished", "fork", "metrics"],
-    ["goodput"],
-    ["local", "pusher", "recorder", "recovery", "environment"],
-    ["record"],
-    ["loop"],
-    ["checkpointing"],
-    ["evaluate", "saver", "shortage", "watchdog"],
-    ["preemption", "rollback"],
-    ["checkpoint", "lease", "state"],
-    ["manifest", "optimizer", "model", "data"],
-    ["fetch", "device", "storage"],
-    ["storage_errors"],
-    ["resolve"],
-    ["config"],
-    ["errors"],
-    ["__init__"],
-]
+# Which rooms of ours each room may import, besides config, resolve and errors; as in docs/architecture.md.
+ROOMS = {
+    "storage": set(),
+    "training": {"storage"},
+    "observe": {"storage"},
+    "driver": {"training", "observe", "storage"},
+    "cluster": {"observe", "storage"},
+    "doctor": {"cluster", "driver", "storage", "training"},
+    "cli": {"cluster", "doctor", "driver", "observe", "storage", "training"},
+}
+# What the processes of a room must not load: a submitter has no PyTorch, a worker draws no page.
+FOREIGN = {
+    "training": {"rich", "kubernetes", "jinja2", "matplotlib"},
+    "observe": {"torch"},
+    "cluster": {"torch", "ray"},
+}
+PACKAGE = Path(trainer.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
 def imports(file):
@@ -59,40 +46,118 @@ def imports(file):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_imports_point_down_the_list_of_modules():
-    level = {name: depth for depth, names in enumerate(MODULES) for name in names}
-    assert set(level) == {path.stem for path in TRAINER.glob("*.py")}
-    upward = []
-    for file in TRAINER.glob("*.py"):
-        for name in imports(file):
-            target = name.split(".")[1] if name.startswith("trainer.") else None
-            if target in level and level[target] <= level[file.stem] and target != file.stem:
-                upward.append(f"{file.stem} imports {target}")
-    assert upward == []
+def in_rooms():
+    """Every module that is in a room, with that room and what it imports."""
+    for module in MODULES:
+        if len(module.parts) > 1:
+            yield module.parts[0], module, set(imports(PACKAGE / module))
 
 
-def test_the_architecture_page_lists_every_module():
+def test_every_folder_is_a_room():
+    assert {path.parent.name for path in PACKAGE.rglob("*.py")} == {PACKAGE.name, *ROOMS}
+
+
+def test_rooms_import_only_the_rooms_that_they_may():
+    forbidden = []
+    for room, module, names in in_rooms():
+        rooms = {name.split(".")[1] for name in names if name.startswith("trainer.")} & set(ROOMS)
+        forbidden += [f"{module} imports {other}" for other in rooms - ROOMS[room] - {room}]
+    assert forbidden == []
+
+
+def test_the_foundations_import_no_room():
+    for name in ("config", "resolve", "errors"):
+        rooms = {imported.split(".")[1] for imported in imports(PACKAGE / f"{name}.py") if imported.count(".") > 1}
+        assert not rooms & set(ROOMS), name
+
+
+def test_rooms_load_no_foreign_library():
+    forbidden = []
+    for room, module, names in in_rooms():
+        forbidden += [f"{module} imports {name}" for name in names if name.split(".")[0] in FOREIGN.get(room, ())]
+    assert forbidden == []
+
+
+def test_the_doctor_uses_only_device_and_fetch_of_training():
+    used = {name for room, _, names in in_rooms() if room == "doctor" for name in names}
+    assert {name.split(".")[2] for name in used if name.startswith("trainer.training.")} <= {"device", "fetch"}
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    tests = ROOT / "tests" / "unit"
+    missing = [str(module) for module in MODULES if not (tests / module.with_name(f"test_{module.name}")).exists()]
+    assert [name for name in missing if name != "__main__.py"] == []
+
+
+def test_the_architecture_page_has_the_table_of_rooms():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    assert [p.name for p in TRAINER.glob("[!_]*.py") if f"`{p.name}`" not in page] == []
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    table = {room: set(re.findall(r"`(\w+)`", allowed)) & set(ROOMS) for room, allowed in rows if room in ROOMS}
+    assert table == ROOMS
 
 
-@pytest.mark.parametrize("module", ["data", "model", "fetch", "config", "resolve", "optimizer"])
+@pytest.mark.parametrize("module", ["data", "model", "fetch", "optimizer"])
 def test_what_we_compute_does_not_import_ray(module):
-    assert [name for name in imports(TRAINER / f"{module}.py") if name.split(".")[0] == "ray"] == []
+    assert [name for name in imports(PACKAGE / "training" / f"{module}.py") if name.split(".")[0] == "ray"] == []
 
 
-@pytest.mark.parametrize("module", ["rayjob", "explain", "outcome"])
-def test_what_is_said_of_a_cluster_is_worked_out_without_one(module):
-    assert [name for name in imports(TRAINER / f"{module}.py") if name.startswith("kubernetes.client")] == []
+def run_without(modules, code):
+    """What a program prints in an environment without some packages."""
+    hidden = "".join(f"sys.modules[{module!r}] = None\n" for module in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{hidden}{code}"], capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("submit --help", ["torch", "ray", "matplotlib", "numpy", "safetensors", "jinja2"]),
+        ("list --storage .", ["torch", "ray", "matplotlib", "numpy", "safetensors", "jinja2"]),
+        ("config", ["torch", "ray", "matplotlib", "numpy", "safetensors", "jinja2", "kubernetes"]),
+        ("doctor --help", ["torch", "ray", "matplotlib", "numpy", "safetensors", "jinja2"]),
+    ],
+)
+def test_a_submitter_needs_neither_pytorch_nor_ray(command, absent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = f"sys.argv = ['trainer', *{command.split()!r}]\nfrom trainer.cli.main import main\nmain()"
+    status, printed = run_without(absent, code)
+    assert status == 0, printed
+
+
+@pytest.mark.parametrize(("package", "extra"), [("ray", "train"), ("torch", "train"), ("matplotlib", "report")])
+def test_a_missing_extra_is_named(package, extra, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = (
+        f"import importlib\nfrom trainer.cli import main, runs\n"
+        f"main.app = lambda **_: importlib.import_module({package!r})\nmain.main()"
+    )
+    status, printed = run_without([package], code)
+    assert status == ExitCode.CONFIG
+    assert f"pip install 'fashion-mnist-on-ray[{extra}]'" in printed
+
+
+def test_every_imported_package_is_declared():
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    names = {re.split(r"[\[<>=]", line)[0].lower().replace("-", "_") for line in declared}
+    modules = {"yaml": "pyyaml"}
+    imported = {name.split(".")[0] for module in MODULES for name in imports(PACKAGE / module)}
+    third_party = imported - set(sys.stdlib_module_names) - {"trainer"}
+    assert {modules.get(name, name) for name in third_party} - names == set()
 
 
 def test_no_module_of_the_trainer_imports_torchvision():
     # it costs seconds at each start of a worker; it is there for the benchmarks
-    assert [p.name for p in TRAINER.glob("*.py") if any(n.startswith("torchvision") for n in imports(p))] == []
+    assert [str(m) for m in MODULES if any(n.startswith("torchvision") for n in imports(PACKAGE / m))] == []
 
 
 def test_a_worker_that_runs_the_loop_has_not_loaded_torchvision():
-    code = "import sys, trainer.loop; print(sorted({'torchvision', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    code = "import sys, trainer.training.loop; print(sorted({'torchvision', 'matplotlib', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
 
@@ -196,6 +261,22 @@ def test_the_readmes_commands_are_targets_of_the_makefile():
     used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert used
     assert used <= targets
+
+
+def test_every_path_in_back_ticks_exists():
+    # a file that a comment or page names must be there: `docs/image.md` was not
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), ROOT / "Dockerfile"]
+    texts += [*ROOT.glob("trainer/**/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("k8s/**/*"), *ROOT.glob("helm/**/*")]
+    folders, kinds = "docs|tests|trainer|helm|k8s|tools|benchmarks", "md|py|yaml|json|html|sh|tpl|svg|png"
+    pattern = rf"(?<![\w./-])(?:{folders})/[\w./-]*\w\.(?:{kinds})\b"
+    broken = [
+        f"{text.relative_to(ROOT)}: {path}"
+        for text in texts
+        if text.is_file() and text.suffix not in (".json", ".png") and "results" not in text.parts
+        for path in re.findall(pattern, text.read_text())
+        if not (ROOT / path).exists()
+    ]
+    assert broken == []
 
 
 def test_every_link_in_the_documentation_leads_somewhere():

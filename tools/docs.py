@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools import fault_tolerance
+from tools import fault_tolerance, record_page
 from trainer import config, resolve
 from trainer.errors import EXIT_CODE_MEANING
 from trainer.observe import goodput, metrics
@@ -20,6 +20,7 @@ def main() -> None:
     (DOCS / "config.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
     (DOCS / "configuration.md").write_text("\n".join([*_introduction(), *_tables(schema), *_recipes(), *_exit_codes()]))
     (DOCS / "metrics.md").write_text("\n".join(_metrics()))
+    (DOCS / "record.md").write_text("\n".join(record_page.page()))
     (DOCS / "fault-tolerance.md").write_text("\n".join(fault_tolerance.page(DOCS / "results" / "faults")))
 
 

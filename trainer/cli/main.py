@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -15,6 +15,12 @@ from trainer.cli import cluster, runs
 from trainer.cli.train import train
 from trainer.errors import ExitCode, TrainerError
 from trainer.observe.text import encode_safely, say
+
+EXTRAS = {
+    **dict.fromkeys(("ray", "torch", "safetensors", "numpy"), "train"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+    "kubernetes": "cluster",
+}
 
 app = typer.Typer(
     name="trainer",
@@ -45,15 +51,23 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("Stopped.", ExitCode.INTERRUPTED)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            _fail_with_bug(error)
+        extra = f"pip install 'fashion-mnist-on-ray[{EXTRAS[package]}]'"
+        _fail(f"{package} is not installed, and this command needs it; {extra}.", ExitCode.CONFIG)
     except Exception as error:  # noqa: BLE001 # the last resort: a bug must not look like a user's mistake
-        with tempfile.NamedTemporaryFile("w", prefix="trainer-", suffix=".txt", delete=False) as out:
-            traceback.print_exc(file=out)
-        _fail(
-            f"A bug in the trainer: {type(error).__name__}: {error}; its traceback is in {out.name}.", ExitCode.INTERNAL
-        )
+        _fail_with_bug(error)
 
 
-def _fail(sentence: str, code: ExitCode) -> None:
+def _fail_with_bug(error: Exception) -> NoReturn:
+    with tempfile.NamedTemporaryFile("w", prefix="trainer-", suffix=".txt", delete=False) as out:
+        traceback.print_exception(error, file=out)
+    _fail(f"A bug in the trainer: {type(error).__name__}: {error}; its traceback is in {out.name}.", ExitCode.INTERNAL)
+
+
+def _fail(sentence: str, code: ExitCode) -> NoReturn:
     sys.stdout.flush()
     say(f"Error: {sentence}", style="red", stderr=True)
     sys.stderr.flush()

@@ -1,0 +1,22 @@
+from trainer.storage import layout
+
+
+def test_the_names_of_a_runs_files_do_not_change():
+    # runs of every version are read by every later one, and by programs of other people
+    names = {key: value for key, value in vars(layout).items() if key.isupper() and isinstance(value, str)}
+    assert names == {
+        "CONFIG": "config.yaml",
+        "ENVIRONMENT": "environment.json",
+        "METRICS": "metrics.jsonl",
+        "EVENTS": "events.jsonl",
+        "EVALUATION": "evaluation.json",
+        "RESULT": "result.json",
+        "WEIGHTS": "model.safetensors",
+        "MANIFEST": "MANIFEST.json",
+        "REPORT": "report.html",
+        "PLOTS": "plots",
+        "CHECKPOINTS": "checkpoints",
+        "LEASE": "lease",
+        "RAY": ".ray",
+    }
+    assert layout.NOT_OF_THE_RECORD == ("checkpoints", "lease")
