@@ -1,4 +1,4 @@
-# The only command surface: `make` prints this help. CI calls these targets and no others.
+# The only command surface: `make` prints its help. CI calls these targets and no others.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -11,17 +11,20 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fashion-mnist-on-ray:$(VERSION)
 TORCH ?= cuda
 ENV ?= kind
-# CONTEXT, PATIENCE_S and YES are read by it, too.
-DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" k8s/deploy.sh
+# It also reads CONTEXT, PATIENCE_S and YES.
+DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" PYTHON="$(PYTHON)" k8s/deploy.sh
 LOCK := -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url
-# uv, if this machine has it; else its own copy in .uv, from PyPI, by hash.
+# uv, if this machine has it; else a copy of its own in .uv, from PyPI, by hash.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-# Byte code is written at installation: without it each Python process of a run would compile PyTorch anew, for seconds.
+# Byte code is written at installation: else each Python process of a run would compile PyTorch again, for seconds.
 export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
+# What `make generate` writes.
+GENERATED := docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/fault-tolerance.md \
+  helm/training/values.schema.json k8s/rayjob.yaml
 
 ##@ Use
 
@@ -32,28 +35,28 @@ train: .venv/.ready ## train on this machine: RECIPE=fast|seed|accurate, ARGS="-
 .PHONY: setup
 setup: .venv/.ready ## only make the environment in .venv
 
-##@ Run on Kubernetes (ENV=kind|gke|eks|aks, CONTEXT=name of a cluster that is there)
+##@ Run on Kubernetes (ENV=kind|gke|eks|aks, CONTEXT=name of an existing cluster)
 
 .PHONY: deploy
-deploy: ## all that a run needs, from no cluster to ready: the steps below, each of which can be repeated
-	@$(DEPLOY) tools
+deploy: ## everything a run needs, from no cluster to ready: the steps below, each of which can be repeated
+	@$(DEPLOY) check-tools
 	@[ "$(ENV)" != kind ] || $(MAKE) --no-print-directory image
-	@$(DEPLOY) cluster platform load charts ready
+	@$(DEPLOY) kind-create install-platform kind-load install-charts wait-ready
 
-.PHONY: cluster platform load charts ready
-cluster: ## a kind cluster, if there is none
-	@$(DEPLOY) cluster
-platform: ## KubeRay operator and Prometheus
-	@$(DEPLOY) platform
-load: ## the image into the nodes of kind
-	@$(DEPLOY) load
-charts: ## helm/training and helm/monitoring, and an object store on kind
-	@$(DEPLOY) charts
-ready: ## wait until all of it is ready, and say for what
-	@$(DEPLOY) ready
+.PHONY: kind-create install-platform kind-load install-charts wait-ready
+kind-create: ## a kind cluster, if there is none
+	@$(DEPLOY) kind-create
+install-platform: ## KubeRay operator and Prometheus
+	@$(DEPLOY) install-platform
+kind-load: ## load the image into the nodes of kind
+	@$(DEPLOY) kind-load
+install-charts: ## helm/training and helm/monitoring, and an object store on kind
+	@$(DEPLOY) install-charts
+wait-ready: ## wait until all of it is ready, and say what is waited for
+	@$(DEPLOY) wait-ready
 
 .PHONY: image
-image: ## the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
+image: ## build the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
 	DOCKER_BUILDKIT=1 docker build --tag "$(IMAGE)" --build-arg TORCH="$(TORCH)" --build-arg VERSION="$(VERSION)" \
 	  --build-arg REVISION="$$(git describe --always --abbrev=40 --dirty=+changes 2> /dev/null || true)" .
 
@@ -63,36 +66,67 @@ uninstall: ## remove what deploy installed, runs included
 kind-delete: ## remove the kind cluster
 	@$(DEPLOY) kind-delete
 
-##@ Develop
+##@ Test
 
 .PHONY: test
-test: .venv/.ready-dev ## run the tests: unit, and real Ray on this machine
+test: .venv/.ready-dev ## every behaviour once: units, real Ray on this machine, charts (ten minutes on two cores)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-unit
+test-unit: .venv/.ready-dev ## the fast tests, for the edit loop: under a minute
+	@$(BIN)/python -m pytest tests/unit tests/test_contracts.py -m "not slow and not server" $(ARGS)
+
+.PHONY: test-all
+test-all: .venv/.ready-dev ## make test, and the slow variants that it leaves out
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-cluster
-test-cluster: .venv/.ready-dev ## run the tests that need Kubernetes: they deploy to a kind cluster
+test-cluster: .venv/.ready-dev ## the tests that need Kubernetes: they deploy to a kind cluster
 	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 .PHONY: test-faults
-test-faults: .venv/.ready-dev ## run the tests that break a run in every way known: an hour; ARGS=--soak for more kills
+test-faults: .venv/.ready-dev ## break a run in every known way: an hour; ARGS=--soak for more kills
 	@$(BIN)/python -m pytest tests/faults --results docs/results/faults $(ARGS)
 
+.PHONY: coverage
+coverage: .venv/.ready-dev ## which lines the unit tests run, as a table
+	@$(BIN)/python -m pytest tests/unit -q -m "not slow" --cov=trainer --cov-report=term:skip-covered $(ARGS)
+
+.PHONY: mutants
+mutants: .venv/.ready-dev ## how many random mistakes in twelve modules their unit tests find: ARGS="--count 120 --seed 1"
+	@$(BIN)/python -m tools.mutants $(ARGS)
+
 .PHONY: stores
-stores: ## object stores that tests talk to if they are there, into .stores: versitygw (by Go), Azurite (by npm)
+stores: ## object stores that tests use if they are there, into .stores: versitygw (Go), Azurite (npm)
 	GOBIN="$(CURDIR)/.stores/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix .stores azurite@3.35.0
 
+##@ Develop
+
 .PHONY: verify
-verify: .venv/.ready-dev generate ## lint, types, and generated files that are not up to date
+verify: lint generate ## lint, types, charts, scripts; and generated files that are not up to date
+	git diff --exit-code -- $(GENERATED)
+
+.PHONY: lint
+lint: .venv/.ready-dev ## ruff, mypy, shellcheck, and helm lint where helm is installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git diff --exit-code -- docs/configuration.md docs/config.schema.json docs/metrics.md docs/fault-tolerance.md helm/training/values.schema.json k8s/rayjob.yaml
+	$(BIN)/shellcheck --severity=style k8s/deploy.sh .ci/run
+	@if command -v helm > /dev/null; then helm lint --quiet helm/*; else echo "helm is not installed: no helm lint"; fi
 
 .PHONY: generate
-generate: .venv/.ready-dev ## write the generated files: docs of settings and metrics, schemas, k8s/rayjob.yaml
+generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, k8s/rayjob.yaml
 	@$(BIN)/python -m tools.docs
 	@$(BIN)/python -m tools.manifests
+
+.PHONY: pictures
+pictures: ## draw the pictures of docs/architecture.md from docs/pictures/*.dot (Graphviz, by npm)
+	@tools/pictures.sh
+
+.PHONY: record-sessions
+record-sessions: .venv/.ready ## record the terminal sessions of docs/submit.md on the cluster of make deploy: SESSIONS="good"
+	@$(BIN)/python -m tools.record_sessions $(SESSIONS)
 
 .PHONY: format
 format: .venv/.ready-dev ## format the code
@@ -100,13 +134,14 @@ format: .venv/.ready-dev ## format the code
 	@$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: .venv/.ready ## our speed against the alternatives, side by side: ARGS="--only time-to-88"
+bench: .venv/.ready-dev ## our speed against the alternatives, side by side: ARGS="--only time-to-88"
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
 lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt from pyproject.toml again
 	$(UV) pip compile $(LOCK) --extra train --extra cluster -o requirements.txt pyproject.toml
-	$(UV) pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt \
+	  -o requirements-dev.txt pyproject.toml
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs/ stays
@@ -114,7 +149,7 @@ clean: ## remove the environment and caches; runs/ stays
 
 .PHONY: help
 help: ## this text
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv: requirements-uv.txt
 	@$(PYTHON) -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # What `make deploy` and its parts do. Every step can be repeated and run alone:
-#   k8s/deploy.sh STEP...      tools cluster platform load charts ready uninstall kind-delete
+#   k8s/deploy.sh STEP...   check-tools kind-create install-platform kind-load install-charts wait-ready
+#                           uninstall kind-delete
 # ENV names a folder of k8s/. kind makes its own cluster; the others, and CONTEXT, use one that is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=k8s/platform/versions.env
 . k8s/platform/versions.env
 
 ENV=${ENV:-kind}
 CLUSTER=${KIND_CLUSTER:-fashion-mnist} # the name in k8s/kind/cluster.yaml, or another
 IMAGE=${IMAGE:?the image to load, as in make deploy}
 NAMESPACE=training
-PATIENCE_S=${PATIENCE_S:-300}
+PATIENCE_S=${PATIENCE_S:-300} # how long wait-ready and uninstall wait
+PYTHON=${PYTHON:-python3}
 values=k8s/$ENV/training.yaml
 own_cluster=$([ "$ENV" = kind ] && [ -z "${CONTEXT:-}" ] && echo yes || true)
 
@@ -23,37 +26,43 @@ need() { # need PROGRAM WHERE-IT-COMES-FROM
   command -v "$1" > /dev/null || fail "$1 is not installed; get it from $2."
 }
 
-tools() {
+check_tools() {
   need kubectl https://kubernetes.io/docs/tasks/tools
   need helm https://helm.sh/docs/intro/install
+  need "$PYTHON" https://www.python.org/downloads
   if [ -n "$own_cluster" ]; then
     need docker https://docs.docker.com/engine/install
-    docker info > /dev/null 2>&1 || fail "Docker is installed but does not answer; start it, or give this user access to it."
+    docker info > /dev/null 2>&1 || fail "Docker is installed but not running, or refuses this user; start it, or add the user to its group."
     need kind https://kind.sigs.k8s.io/docs/user/quick-start
     CONTEXT=kind-$CLUSTER
   fi
-  [ -f "$values" ] || fail "ENV: there is no $values; ENV is one of $(environments)."
-  CONTEXT=${CONTEXT:-$(kubectl config current-context 2> /dev/null)} || fail "CONTEXT: kubectl has no current context; give the cluster's, as in make deploy ENV=$ENV CONTEXT=name."
+  [ -f "$values" ] || fail "ENV: $values does not exist; ENV is one of $(environments)."
+  CONTEXT=${CONTEXT:-$(kubectl config current-context 2> /dev/null)} ||
+    fail "CONTEXT: kubectl has no current context; name one, as in make deploy ENV=$ENV CONTEXT=name."
 }
 
-environments() { for file in k8s/*/training.yaml; do basename "$(dirname "$file")"; done | paste -sd ' '; }
+environments() { for file in k8s/*/training.yaml; do basename "$(dirname "$file")"; done | tr '\n' ' ' | sed 's/ $//'; }
 
-cluster() {
+kind_create() {
   if [ -n "$own_cluster" ] && ! kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; then
-    kind create cluster --name "$CLUSTER" --config k8s/kind/cluster.yaml --wait 120s ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
+    kind create cluster --name "$CLUSTER" --config k8s/kind/cluster.yaml --wait 120s \
+      ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
   fi
   local answer
-  answer=$(kube version --request-timeout=10s 2>&1) || fail "CONTEXT: the cluster of $CONTEXT does not answer: ${answer##*$'\n'}"
+  answer=$(kube version --request-timeout=10s 2>&1) ||
+    fail "CONTEXT: the cluster of $CONTEXT is unreachable: ${answer##*$'\n'}"
   say "cluster $CONTEXT answers"
 }
 
-platform() {
-  # The stack first: it brings the monitors' definitions.
-  chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" $PROMETHEUS_STACK_REPO $PROMETHEUS_STACK_VERSION
-  monitors # before Prometheus reads its first configuration: it takes up to three minutes to read another
-  chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" $KUBERAY_OPERATOR_REPO $KUBERAY_OPERATOR_VERSION
+install_platform() {
+  # The stack first: it has the definitions of the monitors.
+  chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
+    "$PROMETHEUS_STACK_REPO" "$PROMETHEUS_STACK_VERSION"
+  monitors # before Prometheus reads its first configuration: the next one takes up to three minutes
+  chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" \
+    "$KUBERAY_OPERATOR_REPO" "$KUBERAY_OPERATOR_VERSION"
   if [ "$ENV" = eks ] || [ "$ENV" = aks ]; then
-    chart gpu-operator gpu-operator gpu-operator "" $GPU_OPERATOR_REPO $GPU_OPERATOR_VERSION
+    chart gpu-operator gpu-operator gpu-operator "" "$GPU_OPERATOR_REPO" "$GPU_OPERATOR_VERSION"
   fi
 }
 
@@ -64,19 +73,19 @@ chart() { # chart NAMESPACE RELEASE CHART PATH REPOSITORY VERSION
   release "$2" "${source[@]}" --namespace "$1" --values "k8s/platform/$3.yaml"
 }
 
-load() {
-  [ -n "$own_cluster" ] || { say "no image is loaded: the nodes pull $(image_of_values)"; return; }
-  docker image inspect "$IMAGE" > /dev/null 2>&1 || fail "Docker has no image $IMAGE; make image builds it."
+kind_load() {
+  [ -n "$own_cluster" ] || { say "no image to load: the nodes pull $(image_of_values)"; return; }
+  docker image inspect "$IMAGE" > /dev/null 2>&1 || fail "Docker has no image $IMAGE; build it: make image."
   say "loading $IMAGE into the nodes (minutes the first time, seconds when only the code changed)"
   ${KIND_LOAD:-kind load docker-image} "$IMAGE" --name "$CLUSTER"
 }
 
 image_of_values() { awk '/^ +repository:/ {print $2; exit}' "$values"; }
 
-charts() {
-  local capitals
-  capitals=$(sed 's/#.*//' "$values" | grep -oE '\b[A-Z][A-Z-]{5,}\b' | sort -u | paste -sd ' ') || true
-  [ -z "$capitals" ] || [ "$ENV" = kind ] || fail "$values still holds $capitals: replace them by your own (docs/clouds.md)."
+install_charts() {
+  local placeholders
+  placeholders=$(sed 's/#.*//' "$values" | grep -oE '<[A-Z-]+>' | sort -u | tr '\n' ' ') || true
+  [ -z "$placeholders" ] || fail "$values still has placeholders: ${placeholders% }; replace them (docs/clouds.md)."
   kube create namespace $NAMESPACE --dry-run=client -o yaml | kube apply -f - > /dev/null
   kube label namespace $NAMESPACE --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null
   [ "$ENV" != kind ] || object_store
@@ -102,58 +111,63 @@ object_store() {
   kube -n $NAMESPACE apply -f k8s/kind/object-store.yaml > /dev/null
 }
 
-ready() {
+wait_ready() {
   local until=$((SECONDS + PATIENCE_S)) waiting last=""
   while waiting=$(unready) && [ -n "$waiting" ]; do
     [ "$waiting" = "$last" ] || printf '%s\n' "$waiting" | while read -r line; do say "waiting for $line"; done
     last=$waiting
-    ((SECONDS < until)) || fail "not ready after $PATIENCE_S s; waiting for: $(paste -sd ';' <<< "$waiting"). Look at kubectl --context $CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
+    ((SECONDS < until)) || fail "not ready after $PATIENCE_S s: $(tr '\n' ';' <<< "$waiting") see kubectl --context" \
+      "$CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
     sleep 1
   done
+  local job_note=""
+  [ "$ENV" = kind ] || job_note=" (that of kind; yours is in the ConfigMap training-rayjob)"
   say "ready. Next:
-  .venv/bin/trainer submit --name tea --context $CONTEXT                          start a run and follow it (make setup first)
-  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                             start a run$([ "$ENV" = kind ] || echo " (of kind; yours is in the ConfigMap training-rayjob)")
-  kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch                watch it
-  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist              its log
-  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090   Prometheus: http://localhost:9090"
+  make setup                                                                   install the command, once
+  .venv/bin/trainer submit --name tea --context $CONTEXT --namespace $NAMESPACE
+                                                                               start a run and follow it
+  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$job_note
+  kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
+  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
+                                                                               Prometheus: http://localhost:9090"
 }
 
-# A line for each pod and deployment that is not ready, with what it lacks.
+# A line for each pod, deployment and Prometheus that is not ready, with what it lacks.
 unready() {
   local namespace
   for namespace in monitoring kuberay-system $NAMESPACE; do
-    kube -n $namespace get deployments,statefulsets -o go-template='{{range .items}}{{$ready := 0}}{{with .status.readyReplicas}}{{$ready = .}}{{end}}{{if lt $ready .spec.replicas}}{{.kind}} {{.metadata.namespace}}/{{.metadata.name}}
-{{end}}{{end}}'
-    kube -n $namespace get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o go-template='{{range $pod := .items}}{{range .status.containerStatuses}}{{with .state.waiting}}pod {{$pod.metadata.namespace}}/{{$pod.metadata.name}}: {{.reason}} {{.message}}
-{{end}}{{end}}{{range .status.conditions}}{{if and (eq .type "PodScheduled") (eq .status "False")}}pod {{$pod.metadata.namespace}}/{{$pod.metadata.name}}: {{.message}}
-{{end}}{{end}}{{end}}'
+    kube -n $namespace get deployments,statefulsets -o json | "$PYTHON" k8s/unready.py
+    # the pods of runs come and go: not part of the installation
+    kube -n $namespace get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o json |
+      "$PYTHON" k8s/unready.py
   done
-  kube -n monitoring get prometheuses.monitoring.coreos.com -o go-template='{{range .items}}{{$available := "no"}}{{range .status.conditions}}{{if and (eq .type "Available") (eq .status "True")}}{{$available = "yes"}}{{end}}{{end}}{{if eq $available "no"}}Prometheus {{.metadata.namespace}}/{{.metadata.name}}
-{{end}}{{end}}'
+  kube -n monitoring get prometheuses.monitoring.coreos.com -o json | "$PYTHON" k8s/unready.py
   unread
 }
 
-# The monitors that a Prometheus of the platform does not know yet: what runs before that would not be in it.
+# The monitors that Prometheus does not know yet: a run before that would not be in it.
 unread() {
   local config monitor
-  # not everybody may ask, and not every API server reaches the pods: then there is no waiting for it
-  config=$(kube get --raw /api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/status/config 2> /dev/null) || return 0
+  # some users may not ask, and some API servers cannot reach pods: then this is not waited for
+  local proxy=/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy
+  config=$(kube get --raw $proxy/api/v1/status/config 2> /dev/null) || return 0
   for monitor in $(kube -n monitoring get podmonitors.monitoring.coreos.com -o name); do
-    [[ $config == *"podMonitor/monitoring/${monitor##*/}/"* ]] || echo "Prometheus to read its monitors (three minutes at most)"
+    [[ $config == *"podMonitor/monitoring/${monitor##*/}/"* ]] || echo "Prometheus to read its monitors (up to three minutes)"
   done | sort -u
 }
 
 confirm() { # confirm QUESTION
   [ "${YES:-}" != 1 ] || return 0
-  [ -t 0 ] || fail "$1 Say so with YES=1."
-  read -rp "$1 Go on? [y/N] " answer
+  [ -t 0 ] || fail "$1 Confirm with YES=1."
+  read -rp "$1 Continue? [y/N] " answer
   [ "$answer" = y ] || [ "$answer" = Y ] || fail "stopped; nothing was removed."
 }
 
 uninstall() {
-  cluster
+  kind_create
   if [ "$ENV" = kind ]; then
-    confirm "This removes the runs in the cluster's object store, too; their records cannot be brought back."
+    confirm "This also removes the runs in the cluster's object store; their records cannot be restored."
   fi
   # Runs first: what has finalizers needs its operator.
   say "runs and Ray clusters"
@@ -163,7 +177,7 @@ uninstall() {
     helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
   done
   if [ "$ENV" != kind ]; then
-    say "left as they are: namespace $NAMESPACE, and the platform (KubeRay, Prometheus), which others may use"
+    say "kept: namespace $NAMESPACE, and the platform (KubeRay, Prometheus), which others may use"
     return
   fi
   for each in kuberay-system/kuberay-operator monitoring/prometheus; do
@@ -171,24 +185,23 @@ uninstall() {
   done
   say "namespaces and definitions"
   kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
-  # the Prometheus operator's, which makes it again as long as it runs
+  # made by the Prometheus operator, which makes it again as long as it runs
   kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null
   kube get crds -o name | grep -E '\.(ray\.io|monitoring\.coreos\.com)$' | xargs -r kubectl --context "$CONTEXT" delete > /dev/null
-  say "nothing is left but the cluster itself; make kind-delete removes that"
+  say "only the cluster itself is left; make kind-delete removes it"
 }
 
 kind_delete() {
   kind get clusters 2> /dev/null | grep -qx "$CLUSTER" || { say "there is no kind cluster $CLUSTER"; return; }
-  confirm "This removes the kind cluster $CLUSTER with the runs in its object store; their records cannot be brought back."
+  confirm "This removes the kind cluster $CLUSTER and the runs in its object store; their records cannot be restored."
   kind delete cluster --name "$CLUSTER"
 }
 
-tools
+check_tools # first of all: it sets CONTEXT
 for step in "$@"; do
   case $step in
-    tools) ;;
-    cluster | platform | load | charts | ready | uninstall) "$step" ;;
-    kind-delete) kind_delete ;;
+    check-tools) ;;
+    kind-create | install-platform | kind-load | install-charts | wait-ready | uninstall | kind-delete) "${step//-/_}" ;;
     *) fail "there is no step $step; the steps are in k8s/deploy.sh." ;;
   esac
 done

@@ -15,7 +15,7 @@ INTRODUCTION = """\
 # The record of a run
 
 Everything that is kept of a run is in `<storage>/<run>/`, in files that any program can read. `trainer report` makes
-its page from them alone. Times are seconds since 1970, durations are seconds, sizes bytes, accuracies 0 to 1, losses nats.
+its page from them alone. Times are seconds since 1970, durations seconds, sizes bytes, accuracies 0 to 1, losses nats.
 Fields may be added in later versions; the meaning of a field does not change.
 
 | file | what it holds |
