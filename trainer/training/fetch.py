@@ -58,7 +58,7 @@ class _SourceError(Exception):
     """This source has not the files, or not whole: the next one may."""
 
 
-def find(data: Path | None, log: Callable[[str], None]) -> Path:
+def find_dataset(data: Path | None, log: Callable[[str], None] = lambda _: None) -> Path:
     """Return a folder with the four files, decompressed and verified, fetched into the cache if need be.
 
     ``data``, else ``FASHION_MNIST_DIR``, is the only place looked in when given. ``log`` gets one line per place tried
@@ -69,6 +69,9 @@ def find(data: Path | None, log: Callable[[str], None]) -> Path:
     if named := os.environ.get("FASHION_MNIST_DIR"):
         return _given("FASHION_MNIST_DIR", Path(named).expanduser(), log)
     return _stored(partial(_from_sources, log=log), log)
+
+
+find = find_dataset  # the name that other rooms use
 
 
 def verify(folder: Path) -> None:
