@@ -30,7 +30,7 @@ Line = dict[str, Any]
 
 
 def injected(folder: Path, **faults: Any) -> dict[str, str]:
-    """Return the environment that injects faults into Ray's workers; a cluster of several nodes needs it on each node."""
+    """Return the environment that injects faults into Ray's workers; every node of a cluster needs it."""
     (folder / MARKS).mkdir(exist_ok=True)
     settings = {"trace": str(folder / TRACE), "marks": str(folder / MARKS), **faults}
     return {
