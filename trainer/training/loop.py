@@ -63,7 +63,6 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             optimizer.set_lr(optimizers, config.optimizer, batch.step, config.total_steps)
             with worker.autocast:
                 loss = mean_loss(ddp(batch.images), batch.labels, config.optimizer.label_smoothing)
-            network.zero_grad()
             # DDP takes the mean of the workers' gradients; the weight makes it the mean over all samples
             (loss * batch.weight).backward()  # type: ignore[no-untyped-call] # PyTorch has no types for it
             optimizer.step(optimizers, network, config.optimizer.grad_clip_norm)

@@ -84,7 +84,6 @@ def test_each_optimizer_fits_a_small_problem(name):
     for _ in range(60):
         loss = nn.functional.cross_entropy(network(images), labels)
         losses.append(loss.item())
-        network.zero_grad()
         loss.backward()
         optimizer.step(optimizers, network, None)
     assert losses[-1] < 0.8 * losses[0]
@@ -107,9 +106,10 @@ def test_set_lr_scales_each_group_from_its_peak():
         assert (sgd.param_groups[0]["lr"], muon.param_groups[0]["lr"]) == (0.3 * scale, 0.02 * scale)
 
 
-def test_step_clips_gradients_to_the_given_norm():
+def test_step_clips_gradients_and_clears_them():
     network = nn.Linear(4, 4, bias=False)
     network.weight.grad = torch.full((4, 4), 100.0)
     before = network.weight.detach().clone()
     optimizer.step([torch.optim.SGD(network.parameters(), 1.0)], network, 1.0)
+    assert network.weight.grad is None
     assert (before - network.weight).norm().item() == pytest.approx(1.0)
