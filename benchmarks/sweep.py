@@ -63,7 +63,10 @@ def train(recipe: str, overrides: list[str]) -> dict[str, float]:
             train_loop_config={
                 "config": resolve.load(recipe, None, overrides).model_dump(),
                 "data_folder": None,
-                "weights": f"{folder}/model.safetensors",
+                "run": folder,
+                "fence": 0,
+                "attempt": 1,
+                "preemptible": False,
             },
             scaling_config=ScalingConfig(num_workers=0),
         ).fit()

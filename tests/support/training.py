@@ -19,7 +19,7 @@ import psutil
 
 from trainer.storage import checkpoints, layout, record, store
 
-INJECT = Path(__file__).parent / "inject"
+TESTS = Path(__file__).parent.parent
 # 6 epochs of 10 steps; dropout, so that the random numbers matter; Muon, so that the optimizer has a state
 RUN = ["--recipe", "fast", "--set", "model.dropout=0.3", "--set", "global_batch_size=6000", "--set", "epochs=6"]
 RUN += ["--set", "precision=fp32"]
@@ -30,11 +30,12 @@ Line = dict[str, Any]
 
 
 def injected(folder: Path, **faults: Any) -> dict[str, str]:
-    """The environment that brings faults into Ray's workers; on a cluster of several nodes, the nodes need it."""
+    """Return the environment that injects faults into Ray's workers; every node of a cluster needs it."""
     (folder / MARKS).mkdir(exist_ok=True)
     settings = {"trace": str(folder / TRACE), "marks": str(folder / MARKS), **faults}
     return {
-        "PYTHONPATH": os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "TRAINER_STEP_HOOK": "support.inject:on_step",
         "FAULTS": json.dumps(settings),
     }
 
@@ -50,7 +51,7 @@ def state_of(place: str) -> dict[str, str]:
 
 
 class Training:
-    """`trainer train` of the run ``r`` in a process of its own, in `folder`; `faults` as in tests/inject.
+    """`trainer train` of the run ``r`` in a process of its own, in `folder`; `faults` as in support/inject.
 
     `storage` is where its runs are as the test sees them: the test looks past a proxy.
     """

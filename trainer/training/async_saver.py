@@ -1,4 +1,4 @@
-"""Saving behind the training: rank 0 hands over copies of the state, and a thread commits them."""
+"""Saving while training continues: rank 0 hands over copies of the state, and a thread commits them."""
 
 from __future__ import annotations
 
@@ -6,113 +6,151 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.errors import CheckpointError, OutageError, StorageError, one_line
 from trainer.storage import checkpoints, lease, store
 from trainer.training.state import State, to_files
 
 
-class Saver:
-    """Rank 0's: commits the newest state it was given, one at a time, and keeps the last few and the best.
+class HeldUp(NamedTuple):
+    """Why the last state is not committed yet, and how long `AsyncSaver.finish` waits for it at most."""
 
-    `fence` is the number of the run's lease: once another has claimed the run, nothing is committed any more. `outage`
-    is why nothing can be saved at the moment, or None.
+    reason: str
+    waits_s: float
+
+
+class _Snapshot(NamedTuple):
+    """A state to commit."""
+
+    step: int
+    epoch: int
+    state: State
+
+
+@dataclass
+class _Progress:
+    """What the thread works on. Only the thread reads and writes it."""
+
+    snapshot: _Snapshot | None = None
+    scores: dict[int, float] = field(default_factory=dict)  # test accuracy by step
+    committed: set[int] = field(default_factory=set)  # steps
+
+
+class AsyncSaver:
+    """Commits the newest state it was given, one at a time, and keeps the last few checkpoints and the best.
+
+    `fence` is the number of the run's lease: when another process has claimed the run, nothing more is committed.
+    `outage` says why nothing can be saved at the moment, or is None.
     """
 
     def __init__(self, run: str, fence: int, facts: Mapping[str, Any], keep: int, max_outage_s: float):
-        self._run, self._fence, self._facts = run, fence, facts
-        self._keep, self._max_outage_s = keep, max_outage_s
+        self._run = run
+        self._fence = fence
+        self._facts = facts
+        self._keep = keep
+        self._max_outage_s = max_outage_s
         self.outage: str | None = None
-        self._given = self._began = time.monotonic()
-        self._waiting: tuple[int, int, State] | None = None
-        self._scores: dict[int, float] = {}  # that came since the thread last looked
-        self._failure: CheckpointError | StorageError | None = None
+        self._last_save_at = time.monotonic()
+        self._commit_began_at = time.monotonic()
+        # shared with the thread, under the lock of `_change`
         self._change = threading.Condition()
-        self._busy = self._over = False
-        self._mine = _Mine()
+        self._waiting: _Snapshot | None = None
+        self._new_scores: dict[int, float] = {}
+        self._failure: CheckpointError | StorageError | None = None
+        self._is_committing = False
+        self._is_closed = False
+        self._progress = _Progress()
         self._thread = threading.Thread(target=self._commit_all, name="save-checkpoints", daemon=True)
         self._thread.start()
 
     def is_due(self, every_s: float) -> bool:
-        """Whether it is time to save again, if that is to be every so many seconds."""
-        return time.monotonic() - self._given >= every_s
+        """Return whether the last call of `save` was at least `every_s` seconds ago."""
+        return time.monotonic() - self._last_save_at >= every_s
 
     def save(self, step: int, epoch: int, state: State) -> None:
-        """Take a state, made after `step` steps, in place of one that still waits.
+        """Take a state, made after `step` steps; it replaces one that still waits.
 
         Raises:
-            CheckpointError, StorageError: earlier ones could not be saved, and training on would risk too much.
+            CheckpointError, StorageError: earlier states could not be saved, so that continuing would risk too much.
         """
         with self._change:
             self._raise_failure()
-            self._waiting, self._given = (step, epoch, state), time.monotonic()
+            self._waiting = _Snapshot(step, epoch, state)
+            self._last_save_at = time.monotonic()
             self._change.notify_all()
 
-    def score(self, step: int, accuracy: float) -> None:
-        """Take the test accuracy, 0..1, of the state after `step` steps: the best one is kept."""
+    def note_score(self, step: int, accuracy: float) -> None:
+        """Take the test accuracy, 0..1, of the state after `step` steps: the best checkpoint is kept."""
         with self._change:
-            self._scores[step] = accuracy
+            self._new_scores[step] = accuracy
             self._change.notify_all()
 
-    def held_up(self, quiet_s: float) -> tuple[str, float] | None:
-        """Why the last state is still not committed after a moment, and how long `finish` waits for it at most.
+    def held_up(self, quiet_s: float) -> HeldUp | None:
+        """Return why the last state is still not committed after `quiet_s` seconds.
 
-        None if it is, or if `finish` will say why it cannot be.
+        Return None if it is committed, or if `finish` will raise.
         """
         with self._change:
             self._change.wait_for(lambda: self._is_done() or self.outage is not None, quiet_s)
             if self._is_done():
                 return None
-        why = self.outage or f"storage: {self._run} has not taken the last checkpoint in {quiet_s:g} s."
-        left_s = self._began + self._max_outage_s - time.monotonic()
-        return why, max(
-            0.0, left_s
-        ) + store.RETRY_EVERY_S + store.DEADLINE_S  # a try may begin just before that is over
+        reason = self.outage or f"storage: {self._run} has not taken the last checkpoint in {quiet_s:g} s."
+        retries_end_in_s = max(0.0, self._commit_began_at + self._max_outage_s - time.monotonic())
+        # the last try begins one pause after that at the latest, and its request has a deadline of its own
+        return HeldUp(reason, retries_end_in_s + store.RETRY_EVERY_S + store.DEADLINE_S)
 
     def finish(self) -> None:
         """Return when the last state is committed.
 
         Raises:
-            CheckpointError, StorageError: it could not be.
+            CheckpointError, StorageError: it could not be committed.
         """
         with self._change:
             self._change.wait_for(self._is_done)
-            self._over = True
+            self._is_closed = True
             self._change.notify_all()
             self._raise_failure()
 
     def _is_done(self) -> bool:
-        return self._failure is not None or not (self._busy or self._waiting or self._scores)
+        return self._failure is not None or not (self._is_committing or self._has_work())
+
+    def _has_work(self) -> bool:
+        return self._waiting is not None or bool(self._new_scores)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
+    # ── The thread ────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def _commit_all(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._over or self._waiting or self._scores)
-                if not (self._waiting or self._scores):
+                self._change.wait_for(lambda: self._is_closed or self._has_work())
+                if not self._has_work():
                     return
-                self._busy = True
+                self._is_committing = True
             failure: CheckpointError | StorageError | None
             try:
-                failure = self._saved()
-            except Exception as error:  # noqa: BLE001 # a thread that died in silence would hold up the run's end for ever
-                failure = CheckpointError(f"A checkpoint could not be saved: {one_line(error)}.")
+                failure = self._commit_through_outage()
+            except Exception as error:  # noqa: BLE001 # if the thread died silently, the run would wait for it for ever
+                failure = CheckpointError(f"A checkpoint could not be saved: {one_line(error)}")
             with self._change:
-                self._failure, self._busy = failure, False
+                self._failure = failure
+                self._is_committing = False
                 self._change.notify_all()
                 if failure is not None:
                     return
 
-    def _saved(self) -> CheckpointError | StorageError | None:
-        self._began = time.monotonic()
+    def _commit_through_outage(self) -> CheckpointError | StorageError | None:
+        self._commit_began_at = time.monotonic()
         try:
-            store.through_outage(self._try, self._max_outage_s, self._note_outage)
+            store.through_outage(self._commit, self._max_outage_s, self._note_outage)
         except OutageError as error:
-            return OutageError(f"{error} No checkpoint could be saved for {self._max_outage_s:.0f} s.")
+            return OutageError(
+                f"No checkpoint could be saved for {self._max_outage_s:.0f} s: {error.problem}", error.fix
+            )
         except (CheckpointError, StorageError) as error:
             return error
         self.outage = None
@@ -121,37 +159,58 @@ class Saver:
     def _note_outage(self, error: OutageError) -> None:
         self.outage = str(error)
 
-    def _try(self) -> None:
-        mine = self._mine
-        with self._change:  # during an outage, too, a newer state takes the place of an older one
-            mine.current, self._waiting = self._waiting or mine.current, None
-            mine.scores, self._scores = mine.scores | self._scores, {}
+    def _commit(self) -> None:
+        progress = self._progress
+        with self._change:
+            # also during an outage a newer state replaces an older one
+            progress.snapshot = self._waiting or progress.snapshot
+            self._waiting = None
+            progress.scores |= self._new_scores
+            self._new_scores = {}
         if not lease.is_mine(self._run, self._fence):
-            raise CheckpointError(f"Another process has taken over {self._run}; this one stops.")
-        if mine.current is not None:
-            step, epoch, state = mine.current
-            if which := checkpoints.next_at(self._run, step, self._fence):
-                checkpoints.commit(self._run, which, to_files(state), {**self._facts, "epoch": epoch})
-            mine.committed.add(step)
-            mine.current = None
+            raise CheckpointError(f"Another process has taken over {self._run}; this one stops")
+        if progress.snapshot is not None:
+            step, epoch, state = progress.snapshot
+            if checkpoint := checkpoints.next_at(self._run, step, self._fence):
+                checkpoints.commit(self._run, checkpoint, to_files(state), {**self._facts, "epoch": epoch})
+            progress.committed.add(step)
+            progress.snapshot = None
         best = self._note_best()
         checkpoints.prune(self._run, self._keep, [] if best is None else [best.step])
 
     def _note_best(self) -> checkpoints.Best | None:
+        """Write down the best committed checkpoint if it has changed, and return it."""
         known = checkpoints.best(self._run)
-        scored = [checkpoints.Best(step, score) for step, score in self._mine.scores.items()]
-        saved = [each for each in scored if each.step in self._mine.committed]
-        new = max(saved, key=lambda each: each.test_accuracy, default=None)
+        candidates = [
+            checkpoints.Best(step, accuracy)
+            for step, accuracy in self._progress.scores.items()
+            if step in self._progress.committed
+        ]
+        new = max(candidates, key=lambda candidate: candidate.test_accuracy, default=None)
         if new is None or (known is not None and new.test_accuracy <= known.test_accuracy):
             return known
         checkpoints.note_best(self._run, new)
         return new
 
 
-@dataclass
-class _Mine:
-    """What only the saving thread of a `Saver` works on."""
+class NullSaver:
+    """Takes the place of an `AsyncSaver` on ranks above 0, which have nothing to commit."""
 
-    current: tuple[int, int, State] | None = None
-    scores: dict[int, float] = field(default_factory=dict)
-    committed: set[int] = field(default_factory=set)
+    outage: None = None
+
+    def is_due(self, every_s: float) -> bool:  # noqa: ARG002 # as AsyncSaver
+        """Return False: rank 0 decides."""
+        return False
+
+    def save(self, step: int, epoch: int, state: State) -> None:
+        """Do nothing: the state is rank 0's to commit."""
+
+    def note_score(self, step: int, accuracy: float) -> None:
+        """Do nothing."""
+
+    def held_up(self, quiet_s: float) -> HeldUp | None:  # noqa: ARG002 # as AsyncSaver
+        """Return None: rank 0 knows."""
+        return None
+
+    def finish(self) -> None:
+        """Do nothing."""

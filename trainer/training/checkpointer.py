@@ -1,174 +1,204 @@
-"""A run's checkpoints as one rank of its training sees them: where to continue from, and when to save what.
+"""One rank's view of a run's checkpoints: where to resume, what to save, and how saving ends.
 
-Between two steps every rank gives its part of the state; `saver.py` then commits it behind the training.
+Between two steps every rank gives its part of the state; `async_saver.py` then commits it while training continues.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict
 
+import safetensors.torch
 import torch
-import torch.distributed
 from torch import nn
 
 from trainer import __version__
-from trainer.config import Config
-from trainer.storage import checkpoints, skipped_steps, store
+from trainer.storage import checkpoints, manifest, skipped_steps, store
 from trainer.storage.checkpoints import Checkpoint
-from trainer.training import fetch
-from trainer.training.async_saver import Saver
-from trainer.training.preemption import SAVE_EVERY_S, Notice
+from trainer.training import divergence, fetch
+from trainer.training.async_saver import AsyncSaver, NullSaver
+from trainer.training.job import Job
 from trainer.training.state import capture, from_files, restore
+from trainer.training.worker import Worker
 
-QUIET_S = 5.0  # how long the end of a run waits for an object store without saying so
+QUIET_S = 5.0  # how long the end of a run waits for an object store before it reports that
 
 
-class Checkpoints:
-    """Those of a run, for one rank; `settings` as for `loop.train`.
+@dataclass
+class Resumed:
+    """Where training begins.
 
-    `resumed` says where training began: ``step``, ``resumed_from`` (a checkpoint's name, or None), ``damaged``, a
-    sentence for each checkpoint that was put aside, ``unfinished``, names of newer ones without a manifest, and
-    ``left_out``, the first and last of the steps ahead that are left out, or None.
+    `resumed_from` is the name of a checkpoint, or None. `skipped` holds the steps to skip, counted from 0, and
+    `left_out` the first and last of those that lie ahead, counted from 1, or None. `damaged` has one sentence for each
+    checkpoint that was quarantined, `unfinished` the names of newer ones without a manifest.
     """
 
-    def __init__(
-        self,
-        settings: Mapping[str, Any],
-        config: Config,
-        network: nn.Module,
-        optimizers: list[torch.optim.Optimizer],
-        on: torch.device,
-        rank: int,
-        world_size: int,
-    ):
-        self._run, self._config, self._network, self._optimizers = settings["run"], config, network, optimizers
-        self._on, self._rank, self._world_size = on, rank, world_size
-        self.resumed: dict[str, Any] = {"step": 0, "resumed_from": None, "left_out": None}
-        self.resumed |= {"damaged": [], "unfinished": []}
-        self._left_out = range(0)
-        self._stall_s = 0.0
-        self._notice = Notice() if settings["preemptible"] else None
-        self._saver: Saver | None = None
-        if rank == 0:
-            policy = config.checkpoint
-            self._saver = Saver(
-                self._run,
-                settings["fence"],
-                {
-                    "attempt": settings["attempt"],
-                    "config_sha256": config.sha256,
-                    "data_sha256": {name: facts.sha256 for name, facts in fetch.FILES.items()},
-                    "world_size": world_size,
-                    "seed": config.seed,  # of the sample order; with these two, step and epoch are a position in it
-                    "global_batch_size": config.global_batch_size,
-                    "steps_per_epoch": config.steps_per_epoch,
-                    "versions": {"trainer": __version__, "torch": torch.__version__},
-                },
-                policy.keep,
-                policy.max_outage_s,
+    step: int = 0
+    resumed_from: str | None = None
+    skipped: range = range(0)
+    left_out: list[int] | None = None
+    damaged: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+
+class Saving(TypedDict):
+    """How saving goes, for a report."""
+
+    saving_seconds: float  # how long it held up training since the last report
+    outage: str | None  # why no checkpoint can be saved at the moment
+
+
+class HoldUp(TypedDict):
+    """An object store does not take the last state."""
+
+    outage: str
+    waits_s: float  # how long `Checkpointer.finish` waits for it at most
+
+
+class Finished(TypedDict):
+    """The last checkpoint and the final weights are saved."""
+
+    weights: dict[str, Any] | None  # size and sha256 of the final weights, on rank 0
+    last_save_seconds: float
+
+
+class _Agreed(NamedTuple):
+    checkpoint: Checkpoint | None
+    skipped: range
+
+
+class Checkpointer:
+    """Resumes a run from its newest valid checkpoint, and saves new ones, as one rank of its training."""
+
+    def __init__(self, job: Job, worker: Worker, network: nn.Module, optimizers: list[torch.optim.Optimizer]):
+        self._run = job.run
+        self._seed = job.config.seed
+        self._max_outage_s = job.config.checkpoint.max_outage_s
+        self._worker = worker
+        self._network = network
+        self._optimizers = optimizers
+        self._saving_seconds = 0.0
+        self._saver: AsyncSaver | NullSaver = NullSaver()
+        if worker.rank == 0:
+            self._saver = AsyncSaver(
+                job.run, job.fence, _facts(job, worker), job.config.checkpoint.keep, self._max_outage_s
             )
 
-    def resume(self) -> int:
-        """Continue from the newest valid checkpoint, if there is one: how many steps are done.
+    def resume(self) -> Resumed:
+        """Restore the newest valid checkpoint, if there is one; every rank must call it.
 
         Raises:
             StorageError, CheckpointError: the storage does not answer, or no checkpoint is intact.
         """
-        # every rank looks for itself, so that none waits in a collective while the storage is away ...
-        mine, files, left_out = self._newest()
-        agreed: list[Any] = [mine, left_out]
-        if self._world_size > 1:
-            torch.distributed.broadcast_object_list(agreed, src=0)  # ... and all take rank 0's
-        chosen, self._left_out = agreed
-        if chosen is None:
-            return 0
-        if chosen != mine:
-            files, _ = checkpoints.read(self._run, chosen)
-        if not restore(from_files(files), self._network, self._optimizers, self._on, self._rank):
-            torch.manual_seed(self._config.seed + self._rank + chosen.step)  # a rank that was not there before
-        self.resumed |= {"step": chosen.step, "resumed_from": chosen.name}
-        if chosen.step < self._left_out.stop:
-            self.resumed["left_out"] = [self._left_out.start + 1, self._left_out.stop]
-        return int(chosen.step)
+        resumed = Resumed()
+        # every rank reads for itself, so that none waits in a collective call during an outage of the storage ...
+        own, files = store.through_outage(lambda: self._read_newest(resumed), self._max_outage_s)
+        agreed = self._worker.object_of_rank_zero(own)  # ... and all take rank 0's choice
+        resumed.skipped = agreed.skipped
+        if agreed.checkpoint is None:
+            return resumed
+        if agreed.checkpoint != own.checkpoint:
+            files, _ = checkpoints.read(self._run, agreed.checkpoint)
+        step = agreed.checkpoint.step
+        rank = self._worker.rank
+        if not restore(from_files(files), self._network, self._optimizers, self._worker.device, rank):
+            torch.manual_seed(self._seed + rank + step)  # the number of workers has changed: this rank is new
+        resumed.step = step
+        resumed.resumed_from = agreed.checkpoint.name
+        if step < agreed.skipped.stop:
+            resumed.left_out = [agreed.skipped.start + 1, agreed.skipped.stop]
+        return resumed
 
-    def _newest(self) -> tuple[Checkpoint | None, dict[str, bytes], range]:
-        def look() -> tuple[Checkpoint | None, dict[str, bytes], range]:
-            self.resumed["unfinished"] = []
-            found = checkpoints.newest_valid(self._run, self._note_damage, self._note_unfinished)
-            which, files, _ = found or (None, {}, {})
-            return which, files, skipped_steps.left_out(self._run)
+    def _read_newest(self, resumed: Resumed) -> tuple[_Agreed, dict[str, bytes]]:
+        def note_damage(checkpoint: Checkpoint, damage: str) -> None:
+            resumed.damaged.append(f"{checkpoint.name}: {damage}")
 
-        return store.through_outage(look, self._config.checkpoint.max_outage_s)
+        def note_unfinished(checkpoint: Checkpoint) -> None:
+            resumed.unfinished.append(checkpoint.name)
 
-    def leave_out(self, done: int) -> bool:
-        """Whether the step after `done` steps is not to be taken: its batch had led to a loss that is no number."""
-        return done in self._left_out
+        resumed.unfinished.clear()  # of a try before an outage; what was quarantined then is not reported again
+        newest = checkpoints.newest_valid(self._run, note_damage, note_unfinished)
+        skipped = skipped_steps.left_out(self._run)
+        if newest is None:
+            return _Agreed(None, skipped), {}
+        checkpoint, files, _ = newest
+        return _Agreed(checkpoint, skipped), files
 
-    def _note_damage(self, which: Checkpoint, damage: str) -> None:
-        self.resumed["damaged"].append(f"{which.name}: {damage}")
+    def is_due(self, every_s: float) -> bool:
+        """Return whether the last save began `every_s` seconds ago; rank 0 knows, others return False."""
+        return self._saver.is_due(every_s)
 
-    def _note_unfinished(self, which: Checkpoint) -> None:
-        self.resumed["unfinished"].append(which.name)
+    def save(self, epoch: int, done: int, loss: float) -> None:
+        """Save the state after `done` steps, with `loss` the latest loss; every rank must call it.
 
-    def is_due(self) -> bool:
-        """Whether it is time to save; rank 0 knows."""
-        if self._saver is None:
-            return False
-        leaving = self._notice is not None and self._notice.holds
-        return self._saver.is_due(SAVE_EVERY_S if leaving else self._config.checkpoint.every_s)
-
-    def may_be_called_for(self) -> bool:
-        """Whether it is time to ask if a node is about to be taken away; rank 0 knows."""
-        return self._notice is not None and self._notice.may_be_asked()
-
-    def are_called_for(self) -> bool:
-        """Whether to save because a node is about to be taken away. Every rank must call it: Ray lets them agree."""
-        return self._notice is not None and self._notice.is_new()
-
-    def save(self, step: int, epoch: int) -> None:
-        """Save the state after `step` steps; every rank must call it.
+        A state that is not finite is never saved.
 
         Raises:
-            StorageError, CheckpointError: as `Saver.save`.
+            DivergedError: the loss or a weight is not finite.
+            StorageError, CheckpointError: earlier states could not be saved, see `AsyncSaver.save`.
+        """
+        divergence.check(self._network, loss, epoch, done)
+        began = time.perf_counter()
+        state = capture(self._network, self._optimizers, self._worker.device, self._worker.world_size)
+        self._saver.save(done, epoch, state)
+        self._saving_seconds += time.perf_counter() - began
+
+    def note_score(self, done: int, accuracy: float) -> None:
+        """Note the test accuracy, 0..1, after `done` steps: the best checkpoint is kept."""
+        self._saver.note_score(done, accuracy)
+
+    def take_saving(self) -> Saving:
+        """Return how saving went since the last call."""
+        saving: Saving = {"saving_seconds": self._saving_seconds, "outage": self._saver.outage}
+        self._saving_seconds = 0.0
+        return saving
+
+    def finish(self, held_up: Callable[[HoldUp], None]) -> Finished:
+        """Return when the last state and the final weights are saved; every rank must call it.
+
+        `held_up` is called, on every rank, if an object store does not take the last state within a few seconds.
+
+        Raises:
+            StorageError, CheckpointError: they could not be saved.
         """
         began = time.perf_counter()
-        state = capture(self._network, self._optimizers, self._on, self._world_size)
-        if self._saver is not None:
-            self._saver.save(step, epoch, state)
-        self._stall_s += time.perf_counter() - began
+        if store.is_remote(self._run):
+            hold_up = self._worker.object_of_rank_zero(self._saver.held_up(QUIET_S))
+            if hold_up is not None:
+                held_up({"outage": hold_up.reason, "waits_s": hold_up.waits_s})
+        self._saver.finish()
+        weights = None
+        if self._worker.rank == 0:
+            weights = store.through_outage(
+                lambda: save_weights(self._network, store.join(self._run, checkpoints.WEIGHTS)), self._max_outage_s
+            )
+        return {"weights": weights, "last_save_seconds": time.perf_counter() - began}
 
-    def score(self, step: int, accuracy: float) -> None:
-        """Note the test accuracy, 0..1, after `step` steps: the best checkpoint is kept."""
-        if self._saver is not None:
-            self._saver.score(step, accuracy)
 
-    def take_numbers(self) -> dict[str, Any]:
-        """``saving_seconds``: how long saving held up training since the last call; ``outage``: why none is saved."""
-        stall, self._stall_s = self._stall_s, 0.0
-        return {"saving_seconds": stall, "outage": self._saver.outage if self._saver is not None else None}
+def _facts(job: Job, worker: Worker) -> dict[str, Any]:
+    config = job.config
+    return {
+        "attempt": job.attempt,
+        "config_sha256": config.sha256,
+        "data_sha256": {name: facts.sha256 for name, facts in fetch.FILES.items()},
+        "world_size": worker.world_size,
+        # with these three, a step is a position in the order of samples
+        "seed": config.seed,
+        "global_batch_size": config.global_batch_size,
+        "steps_per_epoch": config.steps_per_epoch,
+        "versions": {"trainer": __version__, "torch": torch.__version__},
+    }
 
-    def held_up(self) -> dict[str, Any] | None:
-        """If an object store has not taken the last state for a moment: ``outage``, why, and ``waits_s`` for `finish`.
 
-        Every rank must call it.
-        """
-        if not store.is_remote(self._run):
-            return None
-        agreed = [self._saver.held_up(QUIET_S) if self._saver is not None else None]
-        if self._world_size > 1:
-            torch.distributed.broadcast_object_list(agreed, src=0)
-        if agreed[0] is None:
-            return None
-        outage, waits_s = agreed[0]
-        return {"outage": outage, "waits_s": waits_s}
+def save_weights(network: nn.Module, uri: str) -> dict[str, Any]:
+    """Write a model's weights as one safetensors object, atomically, and return its size and sha256.
 
-    def finish(self) -> None:
-        """Return when the last state is saved.
-
-        Raises:
-            StorageError, CheckpointError: as `Saver.finish`.
-        """
-        if self._saver is not None:
-            self._saver.finish()
+    Raises:
+        StorageError: the storage does not take it.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.torch.save(weights)
+    store.write(uri, content)
+    return manifest.facts(content)

@@ -1,4 +1,4 @@
-"""What a worker computes on: its device, and the precision that device is fast in."""
+"""Which device a worker computes on, and in which precision that device is fast."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import psutil
 from trainer.config import Config
 from trainer.errors import ResourceError
 
-if TYPE_CHECKING:  # the driver counts devices without the seconds that importing torch takes
+if TYPE_CHECKING:  # the driver counts devices without importing PyTorch, which takes seconds
     import torch
 
 
 def choose(config: Config) -> torch.device:
-    """The device of this worker: the GPU that Ray gave it, a Mac's own, or the CPU.
+    """Return the device of this worker: the GPU that Ray assigned to it, the GPU of a Mac, or the CPU.
 
     Raises:
-        ResourceError: the run asks for a GPU and PyTorch sees none here.
+        ResourceError: the run asks for a GPU and PyTorch finds none.
     """
     import torch
 
@@ -37,15 +37,15 @@ def choose(config: Config) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     raise ResourceError(
-        f"gpu: true, but PyTorch {torch.__version__} sees no GPU on {platform.node()}; install a PyTorch for this "
-        "GPU's driver, or train without --gpu."
+        f"gpu: true, but PyTorch {torch.__version__} finds no GPU on {platform.node()}",
+        "install a PyTorch build for this GPU's driver, or train without --gpu",
     )
 
 
 def choose_precision(config: Config, device: torch.device) -> tuple[str, str]:
-    """Whether to compute in ``fp32`` or ``bf16`` (autocast), and why, as a sentence for the record."""
+    """Return ``fp32`` or ``bf16`` (autocast), and the reason for the record."""
     if config.precision != "auto":
-        return config.precision, "the config says so"
+        return config.precision, "set in the config"
     if device.type == "cuda":
         import torch
 
@@ -56,12 +56,12 @@ def choose_precision(config: Config, device: torch.device) -> tuple[str, str]:
         units = sorted({"amx_bf16", "avx512_bf16", "bf16"} & cpu_flags())
         if units:
             return "bf16", f"the CPU has {' and '.join(units)}"
-        return "fp32", "the CPU has neither AMX nor AVX-512 units for bf16 and would emulate them"
+        return "fp32", "the CPU has neither AMX nor AVX-512 units for bf16 and would emulate it"
     return "fp32", f"bf16 autocast is not used on {device.type}"
 
 
 def prepare(device: torch.device) -> None:
-    """Settings of a device that make its results repeatable, and fp32 on a GPU fast (TF32)."""
+    """Make the results of a device reproducible, and fp32 on a GPU fast (TF32)."""
     import torch
 
     if device.type == "cuda":
@@ -73,7 +73,7 @@ def prepare(device: torch.device) -> None:
 
 
 def cpu_flags() -> set[str]:
-    """The CPU's feature flags; empty where the system does not tell (only Linux does)."""
+    """Return the CPU's feature flags; empty on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -82,7 +82,7 @@ def cpu_flags() -> set[str]:
 
 
 def cpu_name() -> str:
-    """The CPU's model name."""
+    """Return the CPU's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -91,7 +91,7 @@ def cpu_name() -> str:
 
 
 def cpu_count() -> int:
-    """CPU cores this process may use: of the machine, its affinity and its cgroup the least."""
+    """Return how many CPU cores this process may use: the minimum of machine, affinity and cgroup."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cpus() or cores))
 
@@ -105,20 +105,20 @@ def _cgroup_cpus() -> int | None:
 
 
 def gpu_kind() -> str | None:
-    """What PyTorch calls this machine's GPUs, without asking it: ``cuda``, ``mps`` on Apple silicon, or None."""
+    """Return how PyTorch calls the GPUs of this machine, without importing it: ``cuda``, ``mps`` (Apple) or None."""
     if platform.system() == "Darwin":
         return "mps" if platform.machine() == "arm64" else None
     return "cuda" if shutil.which("nvidia-smi") else None
 
 
 def gpu_names() -> list[str]:
-    """This machine's GPUs by their makers' names, whether a run may use them or not."""
+    """Return the product names of this machine's GPUs, whether a run may use them or not."""
     kind = gpu_kind()
     if kind != "cuda":
         return ["Apple GPU"] if kind == "mps" else []
     command = ["nvidia-smi", "-L"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # fixed words
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603 # a constant command
     except (OSError, subprocess.TimeoutExpired):
         return []
     lines = (line for line in listed.splitlines() if line.startswith("GPU "))  # GPU 0: NVIDIA H100 (UUID: GPU-...)
@@ -126,7 +126,7 @@ def gpu_names() -> list[str]:
 
 
 def gpu_count() -> int:
-    """GPUs of this machine that a run may use."""
+    """Return how many GPUs of this machine a run may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if gpu_kind() == "cuda" and visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
@@ -134,9 +134,10 @@ def gpu_count() -> int:
 
 
 def process_began() -> float:
-    """When this process was started, in seconds since 1970.
+    """Return when this process was started, in seconds since 1970.
 
-    On Linux from the time since boot: psutil goes by the boot's wall time, which the kernel rounds down to seconds.
+    On Linux it is computed from the time since boot: psutil uses the wall time of the boot, which the kernel rounds
+    down to seconds.
     """
     try:
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])

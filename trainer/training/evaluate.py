@@ -1,4 +1,4 @@
-"""How good weights are: test loss, accuracy and confusion matrix, inside a run or afterwards as stateless Ray tasks."""
+"""Scoring weights: test loss, accuracy and confusion matrix, within a run or afterwards as stateless Ray tasks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,13 +19,16 @@ from trainer.storage import store
 from trainer.training import data, device, fetch
 from trainer.training.data import Samples
 
+if TYPE_CHECKING:  # scoring afterwards needs no Ray Train
+    from trainer.training.worker import Worker
+
 BATCH_SIZE = 1000
 MISTAKES = 25
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Sums over some samples, so that parts add up exactly.
+    """Sums over a set of samples, so that parts add up exactly.
 
     ``loss_sum`` float64 []: cross entropy, summed; ``confusion`` int64 [10, 10]: samples by label and prediction.
     """
@@ -34,28 +38,28 @@ class Scores:
 
     @property
     def samples(self) -> int:
-        """How many samples were scored."""
+        """The number of samples scored."""
         return int(self.confusion.sum())
 
     @property
     def loss(self) -> float:
-        """Mean cross entropy."""
+        """The mean cross entropy."""
         return float(self.loss_sum) / self.samples
 
     @property
     def accuracy(self) -> float:
-        """Share of samples predicted right, 0..1."""
+        """The share of samples classified correctly, 0..1."""
         return float(self.confusion.trace()) / self.samples
 
     @property
     def class_accuracy(self) -> dict[str, float]:
-        """Share predicted right, 0..1, of the samples of each class; a class without samples is left out."""
+        """The share of each class that was classified correctly, 0..1; classes without samples are left out."""
         rows = self.confusion.sum(1).tolist()
-        right = self.confusion.diagonal().tolist()
-        return {name: right[i] / rows[i] for i, name in enumerate(CLASSES) if rows[i]}
+        correct = self.confusion.diagonal().tolist()
+        return {name: correct[i] / rows[i] for i, name in enumerate(CLASSES) if rows[i]}
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return the scores as plain values."""
         return {
             "test_loss": self.loss,
             "test_accuracy": self.accuracy,
@@ -64,28 +68,49 @@ class Scores:
             "confusion": self.confusion.tolist(),
         }
 
+    def summed_over_workers(self, worker: Worker) -> Scores:
+        """Return the sums over all workers, on each of them; a collective call."""
+        if worker.world_size == 1:
+            return self
+        loss_sum = self.loss_sum.to(worker.device)
+        confusion = self.confusion.to(worker.device)
+        torch.distributed.all_reduce(loss_sum)
+        torch.distributed.all_reduce(confusion)
+        return Scores(loss_sum.cpu(), confusion.cpu())
+
     def __add__(self, other: Scores) -> Scores:
         return Scores(self.loss_sum + other.loss_sum, self.confusion + other.confusion)
+
+
+class Mistake(TypedDict):
+    """A test image that was classified wrong."""
+
+    index: int  # in the test set
+    label: str
+    prediction: str
+    confidence: float  # of the prediction, 0..1
+    pixels: str  # base64 of 784 bytes
 
 
 @torch.inference_mode()
 def score(
     model: nn.Module, samples: Samples, config: DataConfig, autocast: AbstractContextManager[Any]
 ) -> tuple[Scores, Tensor]:
-    """Scores of a model over some samples, and its log-probabilities, float [n, 10] on the CPU.
+    """Return a model's scores over the samples, and its log-probabilities, float [n, 10] on the CPU.
 
-    The model is put into evaluation mode meanwhile. Its scores are always those of plain cross entropy.
+    Scores with the model in evaluation mode and puts it back afterwards. The loss is plain cross entropy, without the
+    label smoothing of training.
     """
     was_training = model.training
     model.eval()
-    parts = []
+    batches = []
     for first in range(0, len(samples), BATCH_SIZE):
         images = data.normalise(samples.images[first : first + BATCH_SIZE], config)
         with autocast:
             logits = model(images)
-        parts.append(functional.log_softmax(logits.float(), dim=1))
+        batches.append(functional.log_softmax(logits.float(), dim=1))
     model.train(was_training)
-    log_probabilities = torch.cat(parts) if parts else torch.zeros(0, len(CLASSES), device=samples.labels.device)
+    log_probabilities = torch.cat(batches) if batches else torch.zeros(0, len(CLASSES), device=samples.labels.device)
     loss_sum = (
         functional.nll_loss(log_probabilities, samples.labels, reduction="sum").cpu().double()
     )  # on the CPU: mps has no float64
@@ -94,8 +119,11 @@ def score(
     return Scores(loss_sum, confusion.cpu()), log_probabilities.cpu()
 
 
-def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tensor) -> list[dict[str, Any]]:
-    """The mistakes made with most confidence, worst first, as plain values with their pixels (base64 of 784 bytes)."""
+def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tensor) -> list[Mistake]:
+    """Return the MISTAKES mistakes made with the most confidence, worst first.
+
+    `positions` int64 [n] are those of the samples in the test set, `log_probabilities` float [n, 10] as from `score`.
+    """
     labels = samples.labels.cpu()
     confidence, predictions = log_probabilities.exp().max(1)
     wrong = torch.where(predictions != labels)[0]
@@ -113,7 +141,7 @@ def worst_mistakes(samples: Samples, positions: Tensor, log_probabilities: Tenso
 
 
 def load_weights(uri: str, config: Config) -> nn.Module:
-    """The network of a config with the weights of a safetensors object.
+    """Return the network of a config with the weights of a safetensors object.
 
     Raises:
         StorageError: the object is missing or damaged, or holds the weights of another network.
@@ -126,21 +154,22 @@ def load_weights(uri: str, config: Config) -> nn.Module:
     model = build(config.model)
     content = store.read(uri)
     if content is None:
-        raise StorageError(f"{uri} does not exist: the run has no final weights; let it finish first.")
+        raise StorageError(f"{uri} does not exist: the run has no final weights", "let it finish first")
     try:
         weights = load(content)
     except SafetensorError as error:
-        raise StorageError(f"{uri} is not a whole safetensors file ({error}); train the run again.") from None
+        raise StorageError(f"{uri} is not a complete safetensors file ({error})", "train the run again") from None
     try:
         model.load_state_dict(weights)
     except RuntimeError:
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        differing = sorted(name for name in expected | actual if expected.get(name) != actual.get(name))
         name = differing[0] if differing else "?"
         raise StorageError(
-            f"{uri} holds another network than the config describes: {name} is {found.get(name, 'missing')}, "
-            f"not {expected.get(name, 'there')}; give the config it was trained with by --recipe or --config."
+            f"{uri} holds the weights of another network: {name} is {actual.get(name, 'missing')}, "
+            f"but the config expects {expected.get(name, 'no such tensor')}",
+            "give the config it was trained with by --recipe or --config",
         ) from None
     return model
 
@@ -168,7 +197,7 @@ def _evaluate_shard(uri: str, settings: dict[str, Any], data_folder: Path | None
     try:
         config = Config.model_validate(settings)
         model = load_weights(uri, config)
-        folder = fetch.find(data_folder, log=lambda _: None)
+        folder = fetch.find_dataset(data_folder)
         _, test = data.load(folder, config.data.validation_samples)
         mine, positions = data.share(test, rank, tasks)
         precision, _ = device.choose_precision(config, torch.device("cpu"))

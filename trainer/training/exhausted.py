@@ -1,7 +1,8 @@
-"""Errors that say, in the words of PyTorch, NCCL or the kernel, that a worker has run out of something.
+"""Recognises, by the words of PyTorch, NCCL or the kernel, that a worker has run out of a resource.
 
-Retrying would run out of it again, so they end a run. A process that the kernel kills for its memory says nothing;
-`driver/ray_errors.py` reports its death, and the run retries: other processes may have taken the memory.
+Such an error ends the run, since a retry would run out of the resource again. A process that the kernel kills for its
+memory raises nothing; `driver/ray_errors.py` reports its death, and the run retries: another process may have used up
+the memory.
 """
 
 from __future__ import annotations
@@ -12,46 +13,53 @@ from contextlib import contextmanager
 
 import torch
 
-from trainer.errors import ResourceError
+from trainer.errors import ResourceError, TrainerError
 
-SHARED_MEMORY = ("/dev/shm", "shared memory")  # noqa: S108 # a word in a message, no file
+SHARED_MEMORY = ("/dev/shm", "shared memory")  # noqa: S108 # words in a message, not a file
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors that say so are raised in a sentence for people.
+def explained() -> Iterator[None]:
+    """Replace an error that means a resource is exhausted by one that names the resource and the fix.
 
     Raises:
-        ResourceError: the worker has run out of something.
+        ResourceError: the worker has run out of a resource.
     """
     try:
         yield
     except Exception as error:
-        if short := sentence(error):
-            raise ResourceError(short) from error
+        if explanation := explain(error):
+            raise explanation from error
         raise
 
 
-def sentence(error: BaseException) -> str | None:
-    """What a worker ran out of, and what to do; None if it is another error."""
+told = explained  # the name that driver/launch.py uses
+
+
+def explain(error: BaseException) -> ResourceError | None:
+    """Return what a worker ran out of and what to do about it; None if that is not the cause of the error."""
+    if isinstance(error, TrainerError):
+        return None  # it has its own problem and fix
+    # words decide, since some of these errors have no type or code: PyTorch's CPU allocator and NCCL raise RuntimeError
     text = str(error)
+    detail = _first_line(text)
     if isinstance(error, torch.OutOfMemoryError):
-        return (
-            f"gpu: its memory is full ({_first_line(text)}); lower global_batch_size, use more workers or larger GPUs."
+        return ResourceError(
+            f"gpu: out of memory ({detail})", "lower global_batch_size, or use more workers or larger GPUs"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return (
-            f"memory: a worker cannot have more ({_first_line(text) or 'it gave no reason'}); lower global_batch_size, "
-            "use more workers, or raise resources.limits.memory of the chart's worker group."
+        return ResourceError(
+            f"memory: a worker is out of memory ({detail or 'no reason given'})",
+            "lower global_batch_size, use more workers, or raise resources.limits.memory of the chart's worker group",
         )
     full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM)) or "No space left" in text
     if any(word in text for word in SHARED_MEMORY) and (full or "Error while creating" in text):
-        return (
-            f"{SHARED_MEMORY[0]}: it is full ({_first_line(text)}); raise shm of the chart's groupDefaults, or "
-            "--shm-size of the container."
+        return ResourceError(
+            f"{SHARED_MEMORY[0]}: full ({detail})",
+            "raise shm of the chart's groupDefaults, or --shm-size of the container",
         )
     if full:
-        return f"disk: it is full ({_first_line(text)}); free space, or give the worker a larger scratch volume."
+        return ResourceError(f"disk: full ({detail})", "free space, or give the worker a larger scratch volume")
     return None
 
 

@@ -1,7 +1,7 @@
-"""Where the four Fashion-MNIST files come from: a folder, the cache, the Debian package, a mirror, or apt.
+"""Finds the four Fashion-MNIST files: in a given folder, the cache, the Debian package, on a mirror, or through apt.
 
-What is pinned is the decompressed bytes, since Debian compresses the files anew; no file has its name before it is
-verified. One process at a time fills a cache, under a file lock; a full cache is used without the lock.
+The pinned hashes are those of the decompressed bytes, since Debian compresses the files again. A file gets its name
+only when it is verified. One process at a time fills a cache, under a file lock; a complete cache is used without it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ from trainer.errors import DataError
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What one decompressed file must be: ``size`` in bytes, ``sha256`` in hexadecimal."""
+    """The expected content of one decompressed file: ``size`` in bytes, ``sha256`` in hexadecimal."""
 
     size: int
     sha256: str
@@ -48,96 +47,119 @@ MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
-TRIES, BACKOFF_S = 3, 1.0  # per file and mirror; before the second try, and twice that before the third
-TIMEOUT_S = 10.0  # of a connection without a single byte
+TRIES = 3  # per file and mirror
+BACKOFF_S = 1.0  # before the second try, and twice that before the third
+TIMEOUT_S = 10.0  # of a connection on which no byte arrives
 APT_TIMEOUT_S = 600.0  # of one apt-get command: 31 MB at 50 kB/s
 CHUNK = 1 << 20  # bytes
 
 
 class _SourceError(Exception):
-    """This source has not the files, or not whole: the next one may."""
+    """A source does not have the files, or they are damaged there; another source may have them."""
 
 
-def find(data: Path | None, log: Callable[[str], None]) -> Path:
-    """Return a folder with the four files, decompressed and verified, fetched into the cache if need be.
+@dataclass(frozen=True)
+class Source:
+    """A place to fetch the files from.
 
-    ``data``, else ``FASHION_MNIST_DIR``, is the only place looked in when given. ``log`` gets one line per place tried
-    (and one if another process has to be waited for). Raises ``DataError``, one sentence with the remedy.
+    ``fetch`` takes a cache folder, locked and writable, and returns the folder that then has the four files: the cache,
+    or the source itself if nothing had to be decompressed.
+    """
+
+    label: str
+    fetch: Callable[[Path], Path]
+
+
+def find_dataset(data: Path | None, log: Callable[[str], None] = lambda _: None) -> Path:
+    """Return a folder with the four files, decompressed and verified; fetch them into the cache if necessary.
+
+    ``data``, or else the folder in ``FASHION_MNIST_DIR``, is the only place searched if given. ``log`` gets one line
+    for each place tried, and one if another process is filling the cache.
+
+    Raises:
+        DataError: no place has the files, or the given one has wrong files.
     """
     if data is not None:
         return _given("--data", data, log)
-    if named := os.environ.get("FASHION_MNIST_DIR"):
-        return _given("FASHION_MNIST_DIR", Path(named).expanduser(), log)
-    return _stored(partial(_from_sources, log=log), log)
+    if folder := os.environ.get("FASHION_MNIST_DIR"):
+        return _given("FASHION_MNIST_DIR", Path(folder).expanduser(), log)
+    return _cached(partial(_fetch, log=log), log)
+
+
+find = find_dataset  # the name that other rooms use
 
 
 def verify(folder: Path) -> None:
-    """Raise ``DataError`` naming the first of the four decompressed files that is missing, truncated or wrong."""
+    """Verify the four decompressed files of a folder.
+
+    Raises:
+        DataError: one of them is missing, truncated or wrong.
+    """
     try:
         for name in FILES:
-            deque(_chunks(folder / name, name), maxlen=0)
+            verify_file(folder / name, name)
     except _SourceError as problem:
-        raise DataError(f"{problem}: put the original file there, or name another folder with --data") from problem
+        raise DataError(str(problem), "put the original file there, or name another folder with --data") from problem
+
+
+def verify_file(path: Path, name: str) -> None:
+    """Read a file, compressed or not, and compare it with the facts about the file `name`.
+
+    Raises:
+        _SourceError: it is missing, truncated or wrong.
+    """
+    for _ in _chunks(path, name):
+        pass  # reading to the end verifies
 
 
 def _given(setting: str, source: Path, log: Callable[[str], None]) -> Path:
     try:
-        found = _use(source, source, True) if _paths(source)[1] else _stored(partial(_use, source), log)
+        paths = _locate(source)
+        for name, path in paths.items():  # also if the cache is complete: it must not hide that the given files are bad
+            verify_file(path, name)
+        folder = source if _is_decompressed(paths) else _cached(partial(_unpack, paths), log)
     except (_SourceError, OSError) as problem:
         log(f"{setting} {source}: {problem}")
-        raise DataError(f"{setting} {source}: {problem}: put the right file there or leave {setting} out") from problem
-    log(f"{setting} {source}: the four files are verified and in {found}")
-    return found
+        raise DataError(
+            f"{setting} {source}: {problem}", f"put the right file there, or leave {setting} out"
+        ) from problem
+    log(f"{setting} {source}: the four files are verified and in {folder}")
+    return folder
 
 
-def _from_sources(folder: Path, whole: bool, log: Callable[[str], None]) -> Path:
-    log(f"cache {folder}: {'the four files are there and verified' if whole else _clear_damaged(folder)}")
-    if whole:
-        return folder
-    sources: list[tuple[str, Callable[[Path], Path]]] = [
-        (f"package folder {PACKAGE_FOLDER}", partial(_use, PACKAGE_FOLDER, whole=False)),
-        *((f"mirror {mirror}", partial(_from_mirror, mirror)) for mirror in MIRRORS),
-        (f"apt package {PACKAGE}", _from_apt),
-    ]
-    tried = []
-    for label, source in sources:
-        try:
-            found = source(folder)
-            log(f"{label}: the four files are verified and in {found}")
-            return found
-        except _SourceError as problem:  # noqa: PERF203
-            tried.append(f"the {label} ({problem})")
-            log(f"{label}: {problem}")
-    remedy = f"give --data a folder with the four files ({', '.join(FILES)}, or the same in .gz) or install {PACKAGE}"
-    raise DataError(f"Fashion-MNIST was found neither in the cache {folder} nor in {', '.join(tried)}: {remedy}")
+# ── The cache ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _places() -> Iterator[Path]:
-    """Yield the cache, then a folder for machines whose home is read-only or full."""
+def _cache_folders() -> Iterator[Path]:
+    """Yield the user's cache, then a folder for machines whose home is read-only or full."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 -- never raises
-    if base.is_absolute():  # it is not where there is no home
+    if base.is_absolute():  # it is relative if there is no home
         yield base / "fashion-mnist"
     yield Path(tempfile.gettempdir(), f"fashion-mnist-{os.getuid()}")
 
 
-def _stored(fill: Callable[[Path, bool], Path], log: Callable[[str], None]) -> Path:
-    """Return what ``fill`` makes of the first folder that has the files whole (no lock then) or can be written."""
-    if whole := next(filter(_is_whole, _places()), None):
-        return fill(whole, True)
+def _cached(fill: Callable[[Path], Path], log: Callable[[str], None]) -> Path:
+    """Return the first cache folder that is complete, else what ``fill`` returns for the first that is writable."""
+    for folder in filter(_is_complete, _cache_folders()):  # without a lock: a complete cache may be read-only
+        log(f"cache {folder}: the four files are there and verified")
+        return folder
     problems = []
-    for folder in _places():
+    for folder in _cache_folders():
         try:
             with _lock(folder, log):
-                return fill(folder, _is_whole(folder))  # another process may have filled it before we had the lock
-        except OSError as error:  # noqa: PERF203 -- of writing: when reading goes wrong, that is a _SourceError
+                if _is_complete(folder):  # another process filled it while this one waited for the lock
+                    log(f"cache {folder}: the four files are there and verified")
+                    return folder
+                return fill(folder)
+        except OSError as error:  # noqa: PERF203 -- of writing: an error of reading is a _SourceError
             problems.append(f"{folder} cannot be written ({error})")
             log(f"cache {problems[-1]}")
-    raise DataError(f"{' and '.join(problems)}: set XDG_CACHE_HOME to a folder you can write, with 150 MB free")
+    raise DataError(" and ".join(problems), "set XDG_CACHE_HOME to a folder that you can write to, with 150 MB free")
 
 
 def _lock(folder: Path, log: Callable[[str], None]) -> TextIO:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_strangers(folder)
+    _refuse_foreign(folder)
     lock = (folder / ".lock").open("a")  # closing it unlocks
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,50 +169,89 @@ def _lock(folder: Path, log: Callable[[str], None]) -> TextIO:
     return lock
 
 
-def _refuse_strangers(folder: Path) -> None:
-    """In a /tmp that all users share, anyone may have laid our folder, or a link: take it only if it is ours alone."""
-    facts = folder.lstat()  # the mode of a link is always 0777
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder in /tmp that another user may have put there, or can change: everyone can write to /tmp."""
+    facts = folder.lstat()  # of the link, if it is one: its mode is always 0777
     if (facts.st_uid != os.getuid() or facts.st_mode & 0o022) and folder.parent == Path(tempfile.gettempdir()):
-        raise PermissionError("it is another user's, or others can write it")
+        raise PermissionError("another user owns it or can write to it")
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     with suppress(DataError, OSError):
-        _refuse_strangers(folder)
+        _refuse_foreign(folder)
         verify(folder)
         return True
     return False
 
 
-def _clear_damaged(folder: Path) -> str:
-    """Remove the cached files that are wrong, and say which; the caller holds the lock."""
+def _remove_damaged(folder: Path) -> list[str]:
+    """Remove the files of a locked cache that are damaged, and return a sentence for each."""
     removed = []
     for path in filter(Path.exists, map(folder.joinpath, FILES)):
         try:
-            deque(_chunks(path, path.name), maxlen=0)
+            verify_file(path, path.name)
         except _SourceError as problem:  # noqa: PERF203
             path.unlink()
             removed.append(f"{problem}, so it was removed")
-    return "; ".join(removed) or "not all of the four files are there"
+    return removed
 
 
-def _paths(folder: Path) -> tuple[dict[str, Path], bool]:
-    """Where each file is, and whether none of them is compressed."""
+# ── Sources ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sources() -> list[Source]:
+    """Return where to fetch the files from, in this order."""
+    return [
+        Source(f"package folder {PACKAGE_FOLDER}", partial(_from_folder, PACKAGE_FOLDER)),
+        *(Source(f"mirror {mirror}", partial(_from_mirror, mirror)) for mirror in MIRRORS),
+        Source(f"apt package {PACKAGE}", _from_apt),
+    ]
+
+
+def _fetch(cache: Path, log: Callable[[str], None]) -> Path:
+    """Return the folder of the first source that has the files."""
+    log(f"cache {cache}: {'; '.join(_remove_damaged(cache)) or 'incomplete'}")
+    failures = []
+    for source in _sources():
+        try:
+            folder = source.fetch(cache)
+        except _SourceError as problem:  # noqa: PERF203
+            failures.append(f"the {source.label} ({problem})")
+            log(f"{source.label}: {problem}")
+        else:
+            log(f"{source.label}: the four files are verified and in {folder}")
+            return folder
+    raise DataError(
+        f"Fashion-MNIST is neither in the cache {cache} nor in {', '.join(failures)}",
+        f"give --data a folder with the four files ({', '.join(FILES)}, or the same as .gz), or install {PACKAGE}",
+    )
+
+
+def _locate(folder: Path) -> dict[str, Path]:
+    """Return the path of each file in a folder: with the suffix .gz if only the compressed file exists."""
     if not folder.is_dir():
         raise _SourceError(f"{folder} is not a folder")
-    packed = {name for name in FILES if (folder / f"{name}.gz").exists() and not (folder / name).exists()}
-    return {name: folder / (f"{name}.gz" if name in packed else name) for name in FILES}, not packed
+    compressed = {name for name in FILES if (folder / f"{name}.gz").exists() and not (folder / name).exists()}
+    return {name: folder / (f"{name}.gz" if name in compressed else name) for name in FILES}
 
 
-def _use(source: Path, folder: Path, whole: bool) -> Path:
-    """Check the files and return where they are decompressed: ``source``, else ``folder``, filled unless ``whole``."""
-    paths, plain = _paths(source)
+def _is_decompressed(paths: Mapping[str, Path]) -> bool:
+    return not any(path.suffix == ".gz" for path in paths.values())
+
+
+def _from_folder(source: Path, cache: Path) -> Path:
+    paths = _locate(source)
+    if not _is_decompressed(paths):
+        return _unpack(paths, cache)
     for name, path in paths.items():
-        if plain or whole:
-            deque(_chunks(path, name), maxlen=0)
-        else:
-            _store(path, name, folder)
-    return source if plain else folder
+        verify_file(path, name)
+    return source
+
+
+def _unpack(paths: Mapping[str, Path], cache: Path) -> Path:
+    for name, path in paths.items():
+        _store(path, name, cache)
+    return cache
 
 
 def _store(source: Path, name: str, folder: Path) -> None:
@@ -205,16 +266,18 @@ def _store(source: Path, name: str, folder: Path) -> None:
 
 
 def _chunks(path: Path, name: str) -> Iterator[bytes]:
-    """Yield a file's bytes, decompressed; raises ``_SourceError``, at the latest at the end, if they are wrong."""
-    facts, digest, size = FILES[name], hashlib.sha256(), 0
+    """Yield a file's decompressed bytes, and raise ``_SourceError`` at the end at the latest if they are wrong."""
+    facts = FILES[name]
+    digest = hashlib.sha256()
+    size = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            while chunk := stream.read(min(CHUNK, facts.size + 1 - size)):  # one byte too many is enough: no gzip bomb
+            while chunk := stream.read(min(CHUNK, facts.size + 1 - size)):  # stop one byte too late: no gzip bomb
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
     except (OSError, EOFError, zlib.error) as error:
-        known = {FileNotFoundError: "is missing", EOFError: "is truncated, its compressed data end early"}
+        known = {FileNotFoundError: "is missing", EOFError: "is truncated: its compressed data end early"}
         raise _SourceError(f"{path} {known.get(type(error), f'cannot be read ({error})')}") from error
     if size != facts.size:
         wrong = f"truncated, {size:,} of" if size < facts.size else "too long, more than"
@@ -225,17 +288,18 @@ def _chunks(path: Path, name: str) -> Iterator[bytes]:
 
 def _from_mirror(mirror: str, folder: Path) -> Path:
     for name in FILES:
-        if not (folder / name).exists():  # what is there is verified: the damaged ones were removed
+        if not (folder / name).exists():  # existing files are verified: damaged ones were removed
             _download(f"{mirror}{name}.gz", name, folder)
     return folder
 
 
 def _download(url: str, name: str, folder: Path) -> None:
-    part = folder / f".{name}.part.gz"  # stays when a connection breaks: the next try, or process, goes on from there
+    part = folder / f".{name}.part.gz"  # kept when a connection breaks: the next try, or process, resumes from it
     for attempt in range(TRIES):
         time.sleep(BACKOFF_S * attempt)
         try:
-            for offset, chunk in _sent(url, part.stat().st_size if part.exists() else 0, FILES[name].size + CHUNK):
+            have = part.stat().st_size if part.exists() else 0
+            for offset, chunk in _receive(url, have, FILES[name].size + CHUNK):
                 with part.open("ab") as out:
                     out.truncate(offset)
                     out.write(chunk)
@@ -244,48 +308,47 @@ def _download(url: str, name: str, folder: Path) -> None:
             finally:
                 part.unlink(missing_ok=True)  # stored, or wrong
         except OSError:  # of writing
-            part.unlink(missing_ok=True)  # leave no full disk behind
+            part.unlink(missing_ok=True)  # do not leave the disk full
             raise
         except _SourceError as error:
-            problem, cause = f"{error}, in try {attempt + 1} of {TRIES}", error.__cause__
+            problem = f"{error}, in try {attempt + 1} of {TRIES}"
+            cause = error.__cause__
             if isinstance(cause, urllib.error.URLError) and getattr(cause, "code", 0) < 500:
-                break  # no network, no such host, no such file: it will be the same in a second
+                break  # no network, host or file: another try in a second would fail alike
     raise _SourceError(problem)
 
 
-def _sent(url: str, have: int, most: int) -> Iterator[tuple[int, bytes]]:
-    """Yield what a server sends, from byte ``have`` if it can, and where that belongs in the file."""
+def _receive(url: str, have: int, limit: int) -> Iterator[tuple[int, bytes]]:
+    """Yield what a server sends, as offset and bytes: from byte ``have`` on if it supports ranges, up to ``limit``."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 -- MIRRORS
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 -- as above
             offset = have if response.headers.get("Content-Range", "").startswith(f"bytes {have}-") else 0
             total = offset + (response.length or 0)
-            while offset < most and (chunk := response.read1(CHUNK)):
+            while offset < limit and (chunk := response.read1(CHUNK)):
                 yield offset, chunk
                 offset += len(chunk)
     except (OSError, http.client.HTTPException) as error:
         if have and getattr(error, "code", 0) == 416:
-            return  # there is no more than we have: its checksum will tell whether that is the file
+            return  # the server has no more: the checksum decides whether the file is complete
         raise _SourceError(f"{url}: {error}") from error
     if offset < total:
-        raise _SourceError(f"{url}: the connection broke off after {offset:,} of {total:,} bytes")
+        raise _SourceError(f"{url}: the connection was lost after {offset:,} of {total:,} bytes")
 
 
 def _from_apt(folder: Path) -> Path:
-    """Unpack the package without root, with a cache and, if need be, lists of our own: the system stays as it is."""
+    """Unpack the package without root, with a private cache and, if necessary, lists; the system is unchanged."""
     with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as scratch:
         apt = ["apt-get", f"-oDir::Cache={scratch}", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=root"]
         try:
             _run(scratch, *apt, "download", PACKAGE)
-        except _SourceError:  # the system's lists are empty, as in a slim container, or old
+        except _SourceError:  # the system's lists are empty, as in a slim container, or outdated
             apt.append(f"-oDir::State={scratch}")
-            with suppress(_SourceError):  # fails for any one broken repository, which need not be ours
+            with suppress(_SourceError):  # one broken repository makes it fail, and the package may be in another
                 _run(scratch, *apt, "update")
             _run(scratch, *apt, "download", PACKAGE)
         _run(scratch, "dpkg-deb", "-x", *map(str, Path(scratch).glob("*.deb")), "unpacked")
-        for name, path in _paths(Path(scratch, "unpacked", PACKAGE_FOLDER.relative_to("/")))[0].items():
-            _store(path, name, folder)
-    return folder
+        return _unpack(_locate(Path(scratch, "unpacked", PACKAGE_FOLDER.relative_to("/"))), folder)
 
 
 def _run(folder: str, *command: str) -> None:
@@ -294,5 +357,5 @@ def _run(folder: str, *command: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _SourceError(f"{command[0]} cannot be run ({error})") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
-        raise _SourceError(f"{command[0]} failed ({said[-1]})")
+        lines = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
+        raise _SourceError(f"{command[0]} failed ({lines[-1]})")

@@ -1,4 +1,4 @@
-"""A notice that a node of this run will be taken away, as Ray hands it on from Kubernetes and the clouds."""
+"""Notices that a node of this run will be taken away, as Ray receives them from Kubernetes and the clouds."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 import ray.train
 
 ASK_EVERY_S = 1.0
-SAVE_EVERY_S = 2.0  # as long as a notice holds: the node goes at its deadline or before, by whichever clock
+SAVE_EVERY_S = 2.0  # while a notice holds: the node may go before its deadline, and clocks differ
 
 
 class Notice:
-    """Calls for a save at once, and for one every SAVE_EVERY_S until the node is gone."""
+    """Asks Ray whether a node is about to be taken away, and remembers its last answer."""
 
     def __init__(self) -> None:
-        self._asked = time.monotonic()
-        self._known: Any = None  # what Ray said last, or None
+        self._asked_at = time.monotonic()
+        self._latest: Any = None  # Ray's last answer: a PreemptionInfo, or None
 
     @property
     def holds(self) -> bool:
-        """Whether a node is about to be taken away, as far as was asked."""
-        return self._known is not None
+        """Whether a node was about to be taken away when Ray was last asked."""
+        return self._latest is not None
 
-    def may_be_asked(self) -> bool:
-        """Whether it is time to ask; asking is a barrier of some milliseconds."""
-        return time.monotonic() - self._asked >= ASK_EVERY_S
+    def is_time_to_ask(self) -> bool:
+        """Return whether to call `ask` again: it is a barrier of a few milliseconds."""
+        return time.monotonic() - self._asked_at >= ASK_EVERY_S
 
-    def is_new(self) -> bool:
-        """Ask whether there is a notice that was not seen before: the same answer on all ranks, which must all ask."""
-        self._asked = time.monotonic()
-        before, self._known = self._known, ray.train.get_preemption_info()
-        if self._known is None:
+    def ask(self) -> bool:
+        """Return whether there is a notice that was not seen before: the same on all ranks, which must all call it."""
+        self._asked_at = time.monotonic()
+        previous = self._latest
+        self._latest = ray.train.get_preemption_info()
+        if self._latest is None:
             return False
-        return before is None or self._known.deadline_ms != before.deadline_ms
+        return previous is None or self._latest.deadline_ms != previous.deadline_ms

@@ -1,7 +1,7 @@
-"""What the next step of a training depends on, as plain tensors by name, and as the files of a checkpoint.
+"""Everything the next step of a training depends on, as tensors by name and as the files of a checkpoint.
 
-``model.<parameter>``; ``optimizer.<i>.<j>.<value>`` for value ``<value>`` of parameter ``j`` in optimizer ``i``;
-``rng.<rank>.cpu`` and ``.device``.
+The names are ``model.<parameter>``, ``optimizer.<i>.<j>.<value>`` for value ``<value>`` of parameter ``j`` in optimizer
+``i``, and ``rng.<rank>.cpu`` and ``rng.<rank>.device``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ State = dict[str, Tensor]
 
 
 def capture(network: nn.Module, optimizers: list[torch.optim.Optimizer], on: torch.device, world_size: int) -> State:
-    """A copy of all that the next step depends on, in host memory. Every rank must call it: rank 0 gets all RNGs."""
+    """Return a copy of everything the next step depends on, in host memory, with the RNG states of all ranks.
+
+    Every rank must call it.
+    """
     state = {f"model.{name}": _copy(tensor) for name, tensor in network.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
         for j, values in optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{j}.{key}": _copy(value) for key, value in values.items() if value is not None}
-    mine = {"cpu": torch.get_rng_state()} | ({"device": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
-    everyone = [mine]
+    own_rng = {"cpu": torch.get_rng_state()}
+    if on.type == "cuda":
+        own_rng["device"] = torch.cuda.get_rng_state(on)
+    rng_by_rank = [own_rng]
     if world_size > 1:
-        everyone = [{} for _ in range(world_size)]
-        torch.distributed.all_gather_object(everyone, mine)
-    state |= {f"rng.{rank}.{kind}": rng for rank, kinds in enumerate(everyone) for kind, rng in kinds.items()}
+        rng_by_rank = [{} for _ in range(world_size)]
+        torch.distributed.all_gather_object(rng_by_rank, own_rng)
+    state |= {f"rng.{rank}.{kind}": value for rank, rng in enumerate(rng_by_rank) for kind, value in rng.items()}
     return state
 
 
@@ -41,7 +46,10 @@ def _copy(value: Any) -> Tensor:
 def restore(
     state: State, network: nn.Module, optimizers: list[torch.optim.Optimizer], on: torch.device, rank: int
 ) -> bool:
-    """Put a state back, in place; whether the RNG of this rank was among it (else the number of workers changed)."""
+    """Restore a state in place, and return whether it has an RNG state for this rank.
+
+    It has none if the number of workers has grown since.
+    """
     network.load_state_dict({name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")})
     for i, optimizer in enumerate(optimizers):
         values: dict[int, dict[str, Tensor]] = {}
@@ -59,7 +67,7 @@ def restore(
 
 
 def to_files(state: State) -> dict[str, bytes]:
-    """A state as the files of a checkpoint."""
+    """Return a state as the files of a checkpoint, by name."""
     return {
         file: safetensors.torch.save({name: t for name, t in state.items() if name.startswith(f"{part}.")})
         for part, file in FILES.items()
@@ -67,5 +75,5 @@ def to_files(state: State) -> dict[str, bytes]:
 
 
 def from_files(files: Mapping[str, bytes]) -> State:
-    """The state in a checkpoint's files."""
+    """Return the state in a checkpoint's files."""
     return {name: t for file in FILES.values() for name, t in safetensors.torch.load(files[file]).items()}

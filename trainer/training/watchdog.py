@@ -1,7 +1,7 @@
-"""Ends a worker whose training stands still, whatever holds it up, so that Ray starts it again.
+"""Ends a worker whose training makes no progress, whatever blocks it, so that Ray starts a new one.
 
-Python's own `faulthandler` does it from a thread that needs no interpreter: it also ends a process that is stuck in
-native code, and leaves where each thread was in Ray's log of the worker.
+Python's `faulthandler` does this from a thread that does not need the interpreter: it also ends a process that is stuck
+in native code, and writes the stack of every thread to Ray's log of the worker.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import faulthandler
 import time
 
-PATIENCE_S = 50.0  # a little more than the time-out of collectives, which say more of what went wrong
-WOUND_EVERY_S = 1.0  # winding it up starts a thread
+PATIENCE_S = 50.0  # longer than the timeout of collectives, whose error says more about the cause
+REARM_EVERY_S = 1.0  # arming the timer starts a thread
 
 
 class Watchdog:
-    """Barks when `step` was not called for PATIENCE_S."""
+    """Ends the process if neither `step` nor `pause` is called for PATIENCE_S after a `step`."""
 
     def __init__(self) -> None:
-        self._wound_at = float("-inf")
+        self._armed_at = float("-inf")
 
     def step(self) -> None:
-        """Training goes on."""
+        """Note that training makes progress, and start the time again."""
         now = time.monotonic()
-        if now - self._wound_at >= WOUND_EVERY_S:
+        if now - self._armed_at >= REARM_EVERY_S:
             faulthandler.dump_traceback_later(PATIENCE_S, exit=True, file=2)
-            self._wound_at = now
+            self._armed_at = now
 
     def pause(self) -> None:
-        """What comes now takes as long as it takes."""
+        """Stop watching until the next `step`: what follows may take any time."""
         faulthandler.cancel_dump_traceback_later()
-        self._wound_at = float("-inf")
+        self._armed_at = float("-inf")

@@ -10,19 +10,29 @@ ON = torch.device("cpu")
 
 
 def samples(count):
-    """Samples whose label is their index, so that it can be seen where each went."""
+    """Return samples whose label is their index, so that a test sees where each went."""
     images = torch.randint(0, 256, (count, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return data.Samples(images, torch.arange(count))
 
 
-def seen(count, batch, epoch=1, world_size=1, start=0, **settings):
-    """Labels of each step, the ranks' shares put together, sorted."""
-    resolved = resolve.load(None, None, [f"global_batch_size={batch}", *[f"{k}={v}" for k, v in settings.items()]])
-    ranks = [list(data.Batches(samples(count), resolved, epoch, r, world_size, start)) for r in range(world_size)]
+def stream(count, batch, *settings, rank=0, world_size=1, start=0, skipped=()):
+    """Return what one rank's stream yields; of one epoch, unless `settings` say otherwise."""
+    resolved = resolve.load(None, None, [f"global_batch_size={batch}", "epochs=1", *settings])
+    return list(data.stream(samples(count), resolved, rank, world_size, start, skipped))
+
+
+def batches(*arguments, **options):
+    """Return the batches of a stream, without the ends of its epochs."""
+    return [item for item in stream(*arguments, **options) if isinstance(item, data.Batch)]
+
+
+def labels(*arguments, world_size=1, **options):
+    """Return the labels of each step over all ranks, sorted."""
+    ranks = [batches(*arguments, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     return [sorted(torch.cat([batch.labels for batch in step]).tolist()) for step in zip(*ranks, strict=True)]
 
 
-def test_an_epochs_order_has_each_sample_once_and_depends_on_seed_and_epoch_alone():
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     order = data.sample_order(3, 5, 1000)
     assert sorted(order.tolist()) == list(range(1000))
     assert torch.equal(order, data.sample_order(3, 5, 1000))
@@ -32,35 +42,65 @@ def test_an_epochs_order_has_each_sample_once_and_depends_on_seed_and_epoch_alon
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_any_number_of_workers_sees_the_same_global_batches(world_size):
-    assert seen(1003, 24, world_size=world_size) == seen(1003, 24)
+    assert labels(1003, 24, world_size=world_size) == labels(1003, 24)
 
 
-def test_an_epoch_has_each_sample_once_with_a_smaller_last_batch():
-    steps = seen(1003, 24)
+def test_an_epoch_has_each_sample_once_and_a_smaller_last_batch():
+    steps = labels(1003, 24)
     assert sorted(label for step in steps for label in step) == list(range(1003))
     assert [len(step) for step in steps] == [24] * 41 + [19]
 
 
-def test_starting_in_the_middle_of_an_epoch_gives_the_rest_of_it():
-    assert seen(1003, 24, start=10) == seen(1003, 24)[10:]
+def test_a_stream_that_starts_within_an_epoch_yields_its_rest():
+    assert labels(1003, 24, start=10) == labels(1003, 24)[10:]
 
 
-def test_the_ranks_weights_make_their_mean_the_mean_over_all_samples():
-    resolved = resolve.load(None, None, ["global_batch_size=4"])
-    ranks = [list(data.Batches(samples(7), resolved, 1, rank, 2)) for rank in range(2)]
+def positions(items):
+    """Return the step of each batch, and "end of <epoch> at <steps done>" for the end of each epoch."""
+    return [i.step if isinstance(i, data.Batch) else f"end of {i.epoch} at {i.done}" for i in items]
+
+
+def test_a_stream_counts_steps_over_the_run_and_ends_each_epoch():
+    whole = stream(10, 4, "epochs=2")
+    assert positions(whole) == [0, 1, 2, "end of 1 at 3", 3, 4, 5, "end of 2 at 6"]
+    assert [item.epoch for item in whole] == [1] * 4 + [2] * 4
+    assert [item.done for item in whole] == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_a_stream_from_the_end_of_an_epoch_begins_with_that_end():
+    assert positions(stream(10, 4, "epochs=2", start=3)) == ["end of 1 at 3", 3, 4, 5, "end of 2 at 6"]
+    assert positions(stream(10, 4, "epochs=2", start=6)) == ["end of 2 at 6"]
+
+
+def test_a_stream_leaves_out_skipped_steps_and_keeps_epoch_ends():
+    assert positions(stream(10, 4, "epochs=2", start=1, skipped=range(1, 4))) == [
+        "end of 1 at 3",
+        4,
+        5,
+        "end of 2 at 6",
+    ]
+    assert labels(10, 4, skipped=range(1)) == labels(10, 4)[1:]
+
+
+def test_a_batch_names_the_rows_it_was_gathered_from():
+    for batch in batches(50, 8, "data.flip=random"):
+        assert torch.equal(batch.rows, batch.labels)
+
+
+def test_weights_make_the_mean_of_ranks_the_mean_of_all_samples():
+    ranks = [batches(7, 4, rank=rank, world_size=2) for rank in range(2)]
     for step in zip(*ranks, strict=True):
         values = [batch.labels.double() for batch in step]
         mean_of_ranks = sum(batch.weight * value.mean() for batch, value in zip(step, values, strict=True)) / 2
         assert mean_of_ranks == pytest.approx(float(torch.cat(values).mean()))
 
 
-def test_a_rank_may_get_none_of_the_last_batch():
-    resolved = resolve.load(None, None, ["global_batch_size=4"])
-    last = [list(data.Batches(samples(5), resolved, 1, rank, 2))[-1] for rank in range(2)]
+def test_a_rank_may_get_no_sample_of_the_last_batch():
+    last = [batches(5, 4, rank=rank, world_size=2)[-1] for rank in range(2)]
     assert [(len(batch.labels), batch.weight) for batch in last] == [(1, 2.0), (0, 0.0)]
 
 
-def test_normalising_is_torchvisions_arithmetic_bit_by_bit():
+def test_normalise_equals_torchvision_bit_for_bit():
     transforms = pytest.importorskip("torchvision.transforms")
     pixels = torch.arange(256, dtype=torch.uint8).repeat(4)[:784].view(1, 784)
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
@@ -69,20 +109,20 @@ def test_normalising_is_torchvisions_arithmetic_bit_by_bit():
 
 
 @pytest.mark.parametrize("how", ["data.flip=random", "data.flip=alternating", "data.shift_pixels=2"])
-def test_augmentation_of_a_sample_does_not_depend_on_the_number_of_workers(how):
-    resolved = resolve.load(None, None, ["global_batch_size=8", how])
+def test_augmentation_does_not_depend_on_the_number_of_workers(how):
+    second_epoch = {"start": 7}
     whole = {
         int(label): image
-        for batch in data.Batches(samples(50), resolved, 2)
+        for batch in batches(50, 8, "epochs=2", how, **second_epoch)
         for label, image in zip(batch.labels, batch.images, strict=True)
     }
     for rank in range(2):
-        for batch in data.Batches(samples(50), resolved, 2, rank, 2):
+        for batch in batches(50, 8, "epochs=2", how, rank=rank, world_size=2, **second_epoch):
             for label, image in zip(batch.labels, batch.images, strict=True):
                 assert torch.equal(image, whole[int(label)])
 
 
-def test_alternating_flips_show_both_sides_of_every_image_in_two_epochs():
+def test_alternating_flips_show_both_sides_in_two_epochs():
     settings = resolve.load(None, None, ["data.flip=alternating"]).data
     mirrored = []
     for epoch in (1, 2):
@@ -109,7 +149,7 @@ def test_shift_moves_down_and_right_and_fills_with_background():
     assert int(moved.sum()) == 200
 
 
-def test_the_real_data_set_is_what_it_should_be(data_folder):
+def test_the_real_data_set_has_the_documented_shape_and_statistics(data_folder):
     train, test = data.load(data_folder)
     assert (tuple(train.images.shape), tuple(test.images.shape)) == ((60_000, 784), (10_000, 784))
     assert train.images.dtype == torch.uint8
@@ -119,7 +159,7 @@ def test_the_real_data_set_is_what_it_should_be(data_folder):
     assert (float(pixels.mean()), float(pixels.std())) == pytest.approx((defaults.mean, defaults.std), abs=1e-4)
 
 
-def test_a_validation_split_is_cut_from_the_training_set_and_the_test_set_is_left_alone(data_folder):
+def test_a_validation_split_replaces_the_test_set(data_folder):
     whole, test = data.load(data_folder)
     train, validation = data.load(data_folder, validation_samples=10_000)
     assert (len(train), len(validation)) == (50_000, 10_000)
@@ -127,10 +167,10 @@ def test_a_validation_split_is_cut_from_the_training_set_and_the_test_set_is_lef
     assert not torch.equal(validation.labels, test.labels)
 
 
-def test_a_file_that_is_not_idx_is_refused_by_name(tmp_path):
+def test_load_refuses_a_file_that_is_not_idx(tmp_path):
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
         (tmp_path / name).write_bytes(np.zeros(100, np.uint8).tobytes())
-    with pytest.raises(DataError, match="train-images-idx3-ubyte does not begin as an IDX file"):
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is not an IDX file"):
         data.load(tmp_path)
 
 

@@ -20,14 +20,14 @@ CPU = torch.device("cpu")
         ({"asimd", "bf16"}, "bf16", "bf16"),
     ],
 )
-def test_bf16_is_chosen_by_the_cpus_flags_and_the_reason_told_with_mocked_flags(monkeypatch, flags, precision, reason):
+def test_bf16_is_chosen_by_the_cpus_flags_with_mocked_flags(monkeypatch, flags, precision, reason):
     monkeypatch.setattr(device, "cpu_flags", lambda: flags)
     chosen, why = device.choose_precision(resolve.load("fast"), CPU)
     assert chosen == precision
     assert reason in why
 
 
-def test_a_precision_in_the_config_is_taken_as_it_is():
+def test_the_configs_precision_is_used_as_given():
     assert device.choose_precision(resolve.load("fast", None, ["precision=bf16"]), CPU)[0] == "bf16"
 
 
@@ -36,8 +36,8 @@ def test_without_gpu_the_device_is_the_cpu():
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has a GPU")
-def test_a_gpu_run_where_pytorch_sees_none_is_refused():
-    with pytest.raises(ResourceError, match="sees no GPU"):
+def test_a_gpu_run_is_refused_where_pytorch_finds_none():
+    with pytest.raises(ResourceError, match="finds no GPU"):
         device.choose(resolve.load("fast", None, ["gpu=true"]))
 
 
@@ -53,7 +53,7 @@ def test_a_mac_has_one_gpu_with_mocked_platform(monkeypatch):
     assert (device.gpu_kind(), device.gpu_count()) == ("mps", 1)
 
 
-def test_visible_gpus_are_those_that_cuda_shows_with_mocked_driver(monkeypatch):
+def test_gpu_count_follows_cuda_visible_devices_with_mocked_driver(monkeypatch):
     monkeypatch.setattr(device, "gpu_kind", lambda: "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert device.gpu_count() == 2
@@ -61,7 +61,7 @@ def test_visible_gpus_are_those_that_cuda_shows_with_mocked_driver(monkeypatch):
     assert device.gpu_count() == 0
 
 
-def test_one_worker_gets_all_cores_and_several_share_them_with_mocked_cores(monkeypatch):
+def test_workers_share_the_cores_with_mocked_cores(monkeypatch):
     monkeypatch.setattr(device, "cpu_count", lambda: 8)
     assert preflight.check_resources(resolve.load("fast")) == 8
     assert preflight.check_resources(resolve.load("fast", None, ["workers=2"])) == 4
@@ -69,14 +69,14 @@ def test_one_worker_gets_all_cores_and_several_share_them_with_mocked_cores(monk
     assert preflight.check_resources(resolve.load("fast", None, ["workers=2", "cpus_per_worker=3"])) == 3
 
 
-def test_small_batches_per_worker_are_warned_of_and_large_ones_not():
+def test_small_batches_per_worker_lead_to_a_warning():
     assert "16 samples each" in preflight.warnings(resolve.load("seed", None, ["workers=2"]))[0]
     assert preflight.warnings(resolve.load("seed")) == []
     assert preflight.warnings(resolve.load("fast", None, ["workers=2"])) == []
 
 
-def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
-    with socket.socket() as taken:  # bound, not listening: nobody answers there, and nobody else can
+def test_an_unreachable_cluster_is_refused_at_once(monkeypatch):
+    with socket.socket() as taken:  # bound but not listening: nothing answers, and nothing else can listen
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)

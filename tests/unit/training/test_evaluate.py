@@ -7,7 +7,7 @@ from torch import nn
 
 from trainer import resolve
 from trainer.errors import StorageError
-from trainer.training import evaluate, loop, model
+from trainer.training import checkpointer, evaluate, model
 from trainer.training.data import Samples
 
 CONFIG = resolve.load("seed")
@@ -30,7 +30,7 @@ def score(network, samples):
     return evaluate.score(network, samples, CONFIG.data, contextlib.nullcontext())
 
 
-def test_scores_are_those_of_torch_over_all_samples_at_once(network, samples):
+def test_scores_equal_those_of_torch_over_all_samples_at_once(network, samples):
     scores, _ = score(network, samples)
     network.eval()
     logits = network((samples.images.float() / 255 - 0.5) / 0.5)
@@ -39,7 +39,7 @@ def test_scores_are_those_of_torch_over_all_samples_at_once(network, samples):
     assert scores.samples == 2300
 
 
-def test_scores_of_uneven_shares_add_up_to_those_of_the_whole(network, samples):
+def test_scores_of_uneven_shares_add_up_to_the_whole(network, samples):
     whole, _ = score(network, samples)
     parts = [score(network, samples[rows])[0] for rows in (slice(0, 7), slice(7, 1500), slice(1500, None))]
     total = parts[0] + parts[1] + parts[2]
@@ -60,7 +60,7 @@ def test_an_empty_share_scores_nothing(network, samples):
     assert (scores.samples, tuple(log_probabilities.shape)) == (0, (0, 10))
 
 
-def test_worst_mistakes_are_wrong_and_sorted_by_confidence_with_their_pixels(network, samples):
+def test_worst_mistakes_are_sorted_by_confidence_with_their_pixels(network, samples):
     _, log_probabilities = score(network, samples)
     mistakes = evaluate.worst_mistakes(samples, torch.arange(2300), log_probabilities)
     confidences = [mistake["confidence"] for mistake in mistakes]
@@ -71,8 +71,8 @@ def test_worst_mistakes_are_wrong_and_sorted_by_confidence_with_their_pixels(net
     assert base64.b64decode(worst["pixels"]) == samples.images[worst["index"]].numpy().tobytes()
 
 
-def test_saved_weights_come_back_bit_by_bit(network, tmp_path):
-    loop.save_weights(network, str(tmp_path / "model.safetensors"))
+def test_saved_weights_load_bit_for_bit(network, tmp_path):
+    checkpointer.save_weights(network, str(tmp_path / "model.safetensors"))
     loaded = evaluate.load_weights(str(tmp_path / "model.safetensors"), CONFIG)
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True)
@@ -80,20 +80,20 @@ def test_saved_weights_come_back_bit_by_bit(network, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_missing_weights_are_a_sentence(tmp_path):
+def test_missing_weights_are_refused(tmp_path):
     with pytest.raises(StorageError, match="does not exist: the run has no final weights"):
         evaluate.load_weights(str(tmp_path / "model.safetensors"), CONFIG)
 
 
-def test_truncated_weights_are_a_sentence(network, tmp_path):
+def test_truncated_weights_are_refused(network, tmp_path):
     file = tmp_path / "model.safetensors"
-    loop.save_weights(network, str(file))
+    checkpointer.save_weights(network, str(file))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(StorageError, match="is not a whole safetensors file"):
+    with pytest.raises(StorageError, match="is not a complete safetensors file"):
         evaluate.load_weights(str(file), CONFIG)
 
 
-def test_weights_of_another_network_are_refused_by_the_first_tensor_that_differs(network, tmp_path):
-    loop.save_weights(network, str(tmp_path / "w.safetensors"))
-    with pytest.raises(StorageError, match=r"0\.bias is \(512,\), not \(64,\)"):
+def test_weights_of_another_network_are_refused_by_tensor_and_shape(network, tmp_path):
+    checkpointer.save_weights(network, str(tmp_path / "w.safetensors"))
+    with pytest.raises(StorageError, match=r"0\.bias is \(512,\), but the config expects \(64,\)"):
         evaluate.load_weights(str(tmp_path / "w.safetensors"), resolve.load("seed", None, ["model.hidden=[64]"]))

@@ -3,12 +3,12 @@ import errno
 import pytest
 import torch
 
-from trainer.errors import ResourceError
-from trainer.training.exhausted import sentence, told
+from trainer.errors import ResourceError, StorageError
+from trainer.training.exhausted import explain, explained
 
 
 @pytest.mark.parametrize(
-    ("error", "begins", "remedy"),
+    ("error", "begins", "fix"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "gpu:", "lower global_batch_size"),
         (MemoryError(), "memory:", "resources.limits.memory"),
@@ -18,25 +18,33 @@ from trainer.training.exhausted import sentence, told
         (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "disk:", "free space"),
     ],
 )
-def test_what_ran_out_is_named_with_what_to_do(error, begins, remedy):
-    said = sentence(error)
-    assert said.startswith(begins)
-    assert remedy in said
+def test_explain_names_the_resource_and_the_fix(error, begins, fix):
+    explanation = explain(error)
+    assert explanation.problem.startswith(begins)
+    assert fix in explanation.fix
 
 
-def test_a_real_allocation_that_is_too_large_is_told_as_lack_of_memory():
+def test_a_real_allocation_that_is_too_large_is_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
-    assert sentence(caught.value).startswith("memory: a worker cannot have more")
+    assert explain(caught.value).problem.startswith("memory: a worker is out of memory")
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.ENOENT, "none"), RuntimeError("shared memory")])
-def test_another_error_is_left_as_it_is(error):
-    assert sentence(error) is None
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        OSError(errno.ENOENT, "none"),
+        RuntimeError("shared memory"),
+        StorageError("storage: No space left on device"),
+    ],
+)
+def test_explain_leaves_other_errors_alone(error):
+    assert explain(error) is None
 
 
-def test_it_ends_the_run_with_that_sentence_and_any_other_error_as_it_is():
-    with pytest.raises(ResourceError, match="memory: a worker cannot have more"), told():
+def test_explained_replaces_only_the_errors_it_recognises():
+    with pytest.raises(ResourceError, match="memory: a worker is out of memory"), explained():
         raise MemoryError
-    with pytest.raises(ValueError, match="a bug"), told():
+    with pytest.raises(ValueError, match="a bug"), explained():
         raise ValueError("a bug")

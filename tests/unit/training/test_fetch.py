@@ -1,4 +1,4 @@
-"""Fetching the data set: real files and a real HTTP server on this machine; only the four files are small ones."""
+"""Fetching with real files and a real HTTP server on this machine; only the four files are small."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def mirrors():
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Nothing of this machine, no mirror: each test gives what it needs."""
+    """Hide this machine's files and the mirrors: each test provides what it needs."""
     for name in ("cache", "tmp", "no-tools"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -134,13 +134,13 @@ def fill(folder, files):
 
 def found(data=None):
     log: list[str] = []
-    return fetch.find(data, log.append), log
+    return fetch.find_dataset(data, log.append), log
 
 
 def failure(data=None):
     log: list[str] = []
     with pytest.raises(DataError) as error:
-        fetch.find(data, log.append)
+        fetch.find_dataset(data, log.append)
     assert error.value.exit_code is ExitCode.DATA
     assert "\n" not in str(error.value)
     return str(error.value), log
@@ -154,7 +154,7 @@ def leftovers(folder):
     return {path.name for path in folder.iterdir()} - {".lock"}
 
 
-def test_the_places_are_tried_in_order_with_one_log_line_each(home, cache, mirrors, monkeypatch):
+def test_places_are_tried_in_order_with_one_log_line_each(home, cache, mirrors, monkeypatch):
     use(monkeypatch, *mirrors)
     mirrors[0].files.clear()
     folder, log = found()
@@ -169,9 +169,7 @@ def test_the_places_are_tried_in_order_with_one_log_line_each(home, cache, mirro
     assert len(mirrors[1].requests) == 4  # the cache was enough
 
 
-def test_the_package_folder_comes_before_the_mirrors_and_the_environment_before_the_cache(
-    home, cache, mirrors, monkeypatch
-):
+def test_package_comes_before_mirrors_and_environment_before_cache(home, cache, mirrors, monkeypatch):
     use(monkeypatch, *mirrors)
     fill(home / "package", PACKED)
     folder, log = found()
@@ -186,7 +184,7 @@ def test_the_package_folder_comes_before_the_mirrors_and_the_environment_before_
 
 
 @pytest.mark.parametrize("damage", ["missing", "plain cut", "gz cut", "gz garbage", "wrong", "too long"])
-def test_a_given_folder_that_is_wrong_is_an_error_and_nothing_else_is_tried(home, mirrors, monkeypatch, damage):
+def test_a_bad_given_folder_is_refused_and_no_other_place_is_tried(home, mirrors, monkeypatch, damage):
     use(monkeypatch, *mirrors)
     fill(home / "package", PACKED)
     given = fill(home / "given", PACKED if damage.startswith("gz") or damage == "missing" else CONTENT)
@@ -242,7 +240,7 @@ def test_a_gzip_bomb_stops_early(home, monkeypatch):
     assert sum(read) <= 200_001
 
 
-def test_a_download_cut_half_way_is_resumed_where_it_stopped(cache, mirrors, monkeypatch):
+def test_an_interrupted_download_resumes_where_it_stopped(cache, mirrors, monkeypatch):
     use(monkeypatch, mirrors[0])
     name = f"{TRAIN}.gz"
     mirrors[0].misbehave[name] = ["cut"]
@@ -252,7 +250,7 @@ def test_a_download_cut_half_way_is_resumed_where_it_stopped(cache, mirrors, mon
     assert mirrors[0].sent[name] == len(PACKED[name])
 
 
-def test_a_later_process_and_another_mirror_go_on_with_what_is_there(cache, mirrors, monkeypatch):
+def test_a_later_process_resumes_a_download_from_another_mirror(cache, mirrors, monkeypatch):
     name = f"{TRAIN}.gz"
     use(monkeypatch, mirrors[0])
     mirrors[0].misbehave[name] = ["cut", "503", "503"]
@@ -266,7 +264,7 @@ def test_a_later_process_and_another_mirror_go_on_with_what_is_there(cache, mirr
     assert mirrors[1].requests[0] == (name, f"bytes={len(PACKED[name]) // 2}-")
 
 
-def test_a_server_that_ignores_range_starts_over(cache, mirrors, monkeypatch):
+def test_a_download_starts_over_if_the_server_ignores_range(cache, mirrors, monkeypatch):
     use(monkeypatch, mirrors[0])
     mirrors[0].ranges = False
     mirrors[0].misbehave[f"{TRAIN}.gz"] = ["cut"]
@@ -275,7 +273,7 @@ def test_a_server_that_ignores_range_starts_over(cache, mirrors, monkeypatch):
 
 
 @pytest.mark.parametrize("rest", ["whole", "wrong"])
-def test_416_means_that_the_partial_file_is_complete_or_wrong(cache, mirrors, monkeypatch, rest):
+def test_status_416_means_the_partial_file_is_complete_or_wrong(cache, mirrors, monkeypatch, rest):
     use(monkeypatch, mirrors[0])
     packed = PACKED[f"{TRAIN}.gz"]
     fill(cache, {f".{TRAIN}.part.gz": packed if rest == "whole" else bytes(len(packed) + 9)})
@@ -284,7 +282,7 @@ def test_416_means_that_the_partial_file_is_complete_or_wrong(cache, mirrors, mo
     assert ranges == ([f"bytes={len(packed)}-"] if rest == "whole" else [f"bytes={len(packed) + 9}-", None])
 
 
-def test_a_mirror_that_answers_503_is_tried_three_times_then_the_next(mirrors, monkeypatch):
+def test_a_mirror_that_answers_503_is_tried_three_times(mirrors, monkeypatch):
     use(monkeypatch, *mirrors)
     mirrors[0].misbehave[f"{TRAIN}.gz"] = ["503"] * 9
     folder, log = found()
@@ -303,7 +301,7 @@ def test_a_silent_server_times_out_and_is_tried_again(mirrors, monkeypatch):
     assert time.monotonic() - start < 2.5
 
 
-def test_without_a_network_nothing_is_retried(monkeypatch):
+def test_nothing_is_retried_without_a_network(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -324,7 +322,7 @@ def test_without_a_network_nothing_is_retried(monkeypatch):
     assert len(log) == 5
 
 
-def test_a_corrupted_download_never_gets_its_final_name(cache, mirrors, monkeypatch):
+def test_a_corrupt_download_never_gets_its_final_name(cache, mirrors, monkeypatch):
     use(monkeypatch, mirrors[0])
     mirrors[0].misbehave[f"{TRAIN}.gz"] = ["corrupt"] * 3
     failure()
@@ -350,7 +348,7 @@ def test_a_damaged_cached_file_is_removed_and_fetched_again(cache, mirrors, monk
     assert not (cache / TRAIN).exists()
 
 
-def test_a_cache_that_cannot_be_written_gives_way_to_a_private_temporary_folder(home, monkeypatch):
+def test_a_private_temporary_folder_replaces_an_unwritable_cache(home, monkeypatch):
     fill(home / "package", PACKED)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc")  # read-only even for root
     folder, log = found()
@@ -364,7 +362,7 @@ def test_a_cache_that_cannot_be_written_gives_way_to_a_private_temporary_folder(
     folder.chmod(0o777)  # now anyone could change what is in it
     message, log = failure()
     assert "XDG_CACHE_HOME" in message
-    assert "others can write it" in message
+    assert "can write to it" in message
 
 
 def test_a_relative_cache_folder_is_not_used(home, monkeypatch):
@@ -375,7 +373,7 @@ def test_a_relative_cache_folder_is_not_used(home, monkeypatch):
     assert not (home / "relative").exists()
 
 
-def test_a_whole_cache_that_is_read_only_is_used(home, cache, monkeypatch):
+def test_a_complete_cache_is_used_even_if_it_is_read_only(home, cache, monkeypatch):
     fill(cache, CONTENT)
     cache.chmod(0o555)
     assert found()[0] == cache
@@ -384,7 +382,7 @@ def test_a_whole_cache_that_is_read_only_is_used(home, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["package", "mirror"])
-def test_a_full_disk_is_said_and_leaves_nothing_behind(home, cache, mirrors, monkeypatch, source):
+def test_a_full_disk_is_an_error_and_leaves_nothing_behind(home, cache, mirrors, monkeypatch, source):
     if source == "package":
         fill(home / "package", PACKED)
     else:
@@ -409,7 +407,7 @@ fetch.FILES = {{n: fetch.FileFacts(*f) for n, f in {[(n, (f.size, f.sha256)) for
 fetch.MIRRORS, fetch.PACKAGE_FOLDER = ({mirrors[0].url!r},), Path({str(home)!r}, "package")
 print("ready", flush=True)
 sys.stdin.read()  # all four start at the same time
-print(fetch.find(None, lambda line: print(line, file=sys.stderr)))
+print(fetch.find_dataset(None, lambda line: print(line, file=sys.stderr)))
 """
     command = [sys.executable, "-c", script]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -433,7 +431,7 @@ def fake_tool(home, name, script):
 
 
 @pytest.mark.parametrize("lists", ["full", "empty"])
-def test_the_apt_package_is_unpacked_by_fake_apt_get_and_fake_dpkg_deb(home, cache, lists):
+def test_the_apt_package_is_unpacked_with_fake_apt_get_and_dpkg(home, cache, lists):
     fill(home / "deb", PACKED)
     (home / "lists").mkdir()
     if lists == "full":
@@ -459,22 +457,22 @@ esac""",
     assert not list((home / "tmp").iterdir())
 
 
-def test_a_fake_apt_get_that_fails_is_quoted(home):
+def test_a_failure_of_a_fake_apt_get_is_quoted(home):
     fake_tool(home, "apt-get", "echo 'W: hm' >&2; echo 'E: Unable to locate package' >&2; exit 100")
     message, log = failure()
     assert "apt-get failed (E: Unable to locate package)" in message
     assert len(log) == 3
 
 
-def test_verify_names_the_file_and_the_remedy(home):
+def test_verify_names_the_file_and_the_fix(home):
     folder = fill(home / "files", CONTENT)
     fetch.verify(folder)
     (folder / TRAIN).unlink()
-    with pytest.raises(DataError, match=rf"{folder}/{TRAIN} is missing: put the original file there"):
+    with pytest.raises(DataError, match=rf"{folder}/{TRAIN} is missing; put the original file there"):
         fetch.verify(folder)
 
 
-def test_the_real_files_are_what_is_pinned(cache, monkeypatch):
+def test_the_real_files_match_the_pinned_hashes(cache, monkeypatch):
     real = next((f for f in REAL_FOLDERS if all(any(f.glob(f"{name}*")) for name in REAL_FILES)), None)
     if real is None:
         pytest.skip(f"Fashion-MNIST is in none of {', '.join(map(str, REAL_FOLDERS))}")

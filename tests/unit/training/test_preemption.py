@@ -1,4 +1,4 @@
-"""Notices as Ray gives them; that a real drain leads to one is shown in tests/faults."""
+"""Notices with a mocked Ray; tests/faults shows that a real drain leads to one."""
 
 from types import SimpleNamespace
 
@@ -9,35 +9,35 @@ from trainer.training.preemption import Notice
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """A function that sets what Ray says: the deadline of a node, or None."""
-    known = [None]
-    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: known[0])
+def announce(monkeypatch):
+    """A function that sets Ray's answer: the deadline of a node, or None."""
+    answer = [None]
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: answer[0])
 
-    def say(deadline_ms):
-        known[0] = None if deadline_ms is None else SimpleNamespace(deadline_ms=deadline_ms)
+    def announce(deadline_ms):
+        answer[0] = None if deadline_ms is None else SimpleNamespace(deadline_ms=deadline_ms)
 
-    return say
+    return announce
 
 
-def test_a_notice_is_new_once_and_holds_until_ray_takes_it_back(told):
+def test_a_notice_is_new_once_and_holds_until_ray_withdraws_it(announce):
     notice = Notice()
-    assert not notice.is_new()
+    assert not notice.ask()
     assert not notice.holds
-    told(1000)
-    assert notice.is_new()
-    assert not notice.is_new()
+    announce(1000)
+    assert notice.ask()
+    assert not notice.ask()
     assert notice.holds
-    told(2000)  # another node
-    assert notice.is_new()
-    told(None)
-    assert not notice.is_new()
+    announce(2000)  # another node
+    assert notice.ask()
+    announce(None)
+    assert not notice.ask()
     assert not notice.holds
 
 
-def test_asking_is_dear_and_not_done_again_at_once():
+def test_ray_is_not_asked_again_at_once():
     notice = Notice()
-    assert not notice.may_be_asked()
-    notice._asked -= 1.5
-    assert notice.may_be_asked()
-    assert not Notice().may_be_asked()
+    assert not notice.is_time_to_ask()
+    notice._asked_at -= 1.5
+    assert notice.is_time_to_ask()
+    assert not Notice().is_time_to_ask()
