@@ -6,7 +6,22 @@ import subprocess
 import pytest
 from support.charts import ROOT
 
-SHELL = ("bash", "dirname", "basename", "paste", "date", "sed", "grep", "sort", "awk", "env", "head", "od", "tr", "cat")
+SHELL = (
+    "python3",
+    "bash",
+    "dirname",
+    "basename",
+    "date",
+    "sed",
+    "grep",
+    "sort",
+    "awk",
+    "env",
+    "head",
+    "od",
+    "tr",
+    "cat",
+)
 
 
 @pytest.fixture
@@ -34,7 +49,7 @@ def test_a_tool_that_is_missing_is_named_with_where_to_get_it(path, missing):
     for tool in ("kubectl", "helm", "docker", "kind"):
         if tool != missing:
             pretend(path, tool)
-    done = deploy(path, "tools")
+    done = deploy(path, "check-tools")
     assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {missing} is not installed; get it from https://")
 
@@ -43,25 +58,25 @@ def test_a_docker_that_does_not_answer_is_told_from_one_that_is_missing(path):
     for tool in ("kubectl", "helm", "kind"):
         pretend(path, tool)
     pretend(path, "docker", "exit 1")
-    done = deploy(path, "tools")
-    assert (done.returncode, "Docker is installed but does not answer" in done.stderr) == (2, True)
+    done = deploy(path, "check-tools")
+    assert (done.returncode, "Docker is installed but not running" in done.stderr) == (2, True)
 
 
 def test_an_environment_that_is_none_is_refused_with_those_there_are(path):
     for tool in ("kubectl", "helm"):
         pretend(path, tool)
-    done = deploy(path, "tools", ENV="moon")
+    done = deploy(path, "check-tools", ENV="moon")
     assert done.returncode == 2
-    assert "there is no k8s/moon/training.yaml; ENV is one of aks eks gke kind" in done.stderr
+    assert "k8s/moon/training.yaml does not exist; ENV is one of aks eks gke kind" in done.stderr
 
 
 @pytest.mark.parametrize("environment", ["gke", "eks", "aks"])
 def test_values_that_still_hold_placeholders_are_refused_by_name(path, environment):
     for tool in ("kubectl", "helm"):
         pretend(path, tool, 'echo "$0 $*" >> "$CALLS"')
-    done = deploy(path, "charts", ENV=environment, CONTEXT="cloud", CALLS=str(path / "calls"))
+    done = deploy(path, "install-charts", ENV=environment, CONTEXT="cloud", CALLS=str(path / "calls"))
     assert done.returncode == 2
-    assert f"k8s/{environment}/training.yaml still holds " in done.stderr
+    assert f"k8s/{environment}/training.yaml still has placeholders: <" in done.stderr
     assert not (path / "calls").exists()
 
 
@@ -76,6 +91,6 @@ def test_every_command_goes_to_the_context_that_was_asked_for_and_no_other(path)
     for tool in ("kubectl", "helm"):
         pretend(path, tool, 'echo "$*" >> "$CALLS"')
     calls = path / "calls"
-    deploy(path, "platform", "charts", ENV="kind", CONTEXT="other", CALLS=str(calls))
+    deploy(path, "platform", "install-charts", ENV="kind", CONTEXT="other", CALLS=str(calls))
     assert calls.read_text().count("\n") >= 6
     assert [line for line in calls.read_text().splitlines() if "context other" not in line] == []

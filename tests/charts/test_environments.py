@@ -7,8 +7,8 @@ import yaml
 from support import schemas
 from support.charts import ENVIRONMENTS, ROOT, clusters, one, render, values_of
 from support.network import Pod, reaches
+from support.pod_security import violations
 from support.schemas import PLATFORM
-from test_security import violations
 
 from trainer.observe.metrics import LAST_SCRAPE
 

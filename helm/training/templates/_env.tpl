@@ -1,4 +1,4 @@
-{{- /* Environment of the Ray containers: the same on head and workers, since Ray hands most of it on by neither. */}}
+{{- /* Environment of the Ray containers, the same on head and workers. How soon Ray Train notices things is in driver/ray_cluster.py. */}}
 {{- define "training.env" -}}
 {{- $recovery := .Values.recovery -}}
 # The root file system is read-only: caches of Ray, PyTorch and Matplotlib go to /tmp.
@@ -13,20 +13,14 @@
 {{- range $name, $value := .Values.storage.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
-# A run's last numbers are there until Prometheus has come by.
+# A run's last numbers stay until Prometheus has scraped them.
 - {name: TRAINER_LAST_SCRAPE_S, value: {{ .Values.job.lastScrapeSeconds | quote }}}
 # Idle threads sleep: spinning ones would take the cores of the other workers on the node.
 - {name: OMP_WAIT_POLICY, value: PASSIVE}
-# /metrics is new every 2 s, not every 10: a short run would end between two scrapes.
+# /metrics is updated every 2 s instead of 10: a short run would end between two scrapes.
 - {name: RAY_metrics_report_interval_ms, value: "2000"}
-# No statistics to Ray's makers: the policies let none out, and each start would wait for that.
+# No usage statistics: network policies block them, and each start would wait for that.
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
-# A report waits for the controller's next look at the workers: 0.5 s instead of 2.
-- {name: RAY_TRAIN_HEALTH_CHECK_INTERVAL_S, value: "0.5"}
-# A frozen worker is replaced after one minute instead of ten.
-- {name: RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S, value: "60"}
-# Training learns of a node's last minute within a second instead of five.
-- {name: RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S, value: "1"}
 # A process group with a dead member is given up after 10 s instead of 30.
 - {name: TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, value: "10"}
 # On SIGTERM Ray drains the node for this long; it must end before SIGKILL comes.
