@@ -1,6 +1,7 @@
 """What Pod Security's `restricted` profile would refuse."""
 
 ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
+ALLOWED_VOLUMES |= {"secret"}
 
 
 def violations(spec):
