@@ -1,7 +1,7 @@
 """What a run is: every setting with its name, type, unit, default and text. The only defaults of the project.
 
-Unknown keys and bad values are refused, in a sentence with the field, the value and the fix. `resolve.py` puts a config
-together from recipes, files and the command line.
+Unknown keys and bad values are refused with the field, the value and the fix. `resolve.py` makes a config of recipes,
+files and the command line.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class DataConfig(Section):
     """What happens to an image before the network sees it."""
 
     mean: Fraction = Field(0.2860, description="subtracted from pixels in 0..1 (default: the training set's mean)")
-    std: Annotated[float, Field(gt=0.0)] = Field(0.3530, description="pixels are divided by it, after the mean")
+    std: Annotated[float, Field(ge=1e-3)] = Field(0.3530, description="pixels are divided by it, after the mean")
     flip: Literal["none", "random", "alternating"] = Field(
         "none",
         description="mirror training images: `random` each time, or `alternating`: every image on every second epoch",
@@ -108,16 +108,16 @@ class CheckpointConfig(Section):
     """How a run survives."""
 
     every_s: Annotated[float, Field(ge=0.0)] = Field(
-        30.0, description="seconds between checkpoints; there is one at each epoch's end besides"
+        30.0, description="seconds between checkpoints; each epoch's end has one in any case"
     )
     keep: Annotated[int, Field(ge=1)] = Field(3, description="how many of the newest are kept")
     max_outage_s: Annotated[float, Field(ge=0.0)] = Field(
-        600.0, description="seconds that training goes on while no checkpoint can be saved; then it stops"
+        600.0, description="seconds that training continues while no checkpoint can be saved; then it stops"
     )
 
 
 class Config(Section):
-    """All that decides what a run computes. Its name, storage and data folder are given beside it."""
+    """Everything that determines a run's result. Its name, storage and data folder are given beside it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of weights, sample order and dropout")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="passes over the training set")
@@ -141,7 +141,7 @@ class Config(Section):
     @field_validator("workers")
     @classmethod
     def _workers_is_a_count_or_range(cls, workers: int | str) -> int | str:
-        low, high = _parse_workers(workers)
+        low, high = parse_workers(workers)
         if not 1 <= low <= high:
             raise ValueError("give a number from 1, or MIN-MAX with MIN from 1 and not above MAX, such as 1-4")
         return workers if isinstance(workers, int) else (low if low == high else f"{low}-{high}")
@@ -163,7 +163,7 @@ class Config(Section):
     @property
     def worker_range(self) -> tuple[int, int]:
         """Fewest and most workers of the run; equal unless it is elastic."""
-        return _parse_workers(self.workers)
+        return parse_workers(self.workers)
 
     @property
     def elastic(self) -> bool:
@@ -196,7 +196,8 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
 
-def _parse_workers(workers: int | str) -> tuple[int, int]:
+def parse_workers(workers: int | str) -> tuple[int, int]:
+    """Return the fewest and most workers of a count or a range; 0, 0 if it is neither."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(workers))
     if not match:
         return 0, 0
@@ -204,7 +205,7 @@ def _parse_workers(workers: int | str) -> tuple[int, int]:
 
 
 def from_mapping(settings: Mapping[str, Any]) -> Config:
-    """Check a nested mapping of settings against the schema.
+    """Return the config of a nested mapping of settings, checked against the schema.
 
     Raises:
         ConfigError: as for `load`.
@@ -216,18 +217,18 @@ def from_mapping(settings: Mapping[str, Any]) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """One ``key: old → new`` line for each setting in which two configs differ."""
+    """Return a ``key: old → new`` line for each setting in which two configs differ."""
     before, after = flatten(old.model_dump()), flatten(new.model_dump())
     return [f"{key}: {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
 
 
 def schema() -> dict[str, Any]:
-    """The config's JSON schema."""
+    """Return the config's JSON schema."""
     return Config.model_json_schema()
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one mapping of dotted keys."""
+    """Return nested settings as one mapping of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
@@ -235,7 +236,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keys() -> list[str]:
-    """Every key that ``--set`` takes."""
+    """Return every key that ``--set`` takes."""
     return list(flatten(Config().model_dump()))
 
 
@@ -253,5 +254,5 @@ def _sentence(detail: Any) -> str:
         return f"{field}: there is no such setting; {hint}"
     if detail["type"] == "value_error":
         message = str(detail["ctx"]["error"])
-        return f"{field}: {detail['input']!r} is refused: {message}." if field in keys() else f"{message}."
-    return f"{field}: {detail['input']!r} is refused: {detail['msg'].replace('Input', 'it')}."
+        return f"{field}: {detail['input']!r} is not valid: {message}." if field in keys() else f"{message}."
+    return f"{field}: {detail['input']!r} is not valid: {detail['msg'].replace('Input', 'it')}."

@@ -1,4 +1,4 @@
-"""Putting a config together: a recipe, then a file, then ``--set key=value``, each over the one before."""
+"""How a config is put together: a recipe, then a file, then ``--set key=value``, each over the one before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # also a Kubernete
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but 1e-3 is a number, as in YAML 1.2 and everywhere else."""
+    """YAML 1.1 as PyYAML reads it, except that 1e-3 is a number, as in YAML 1.2 and everywhere else."""
 
 
 _Loader.add_implicit_resolver(
@@ -27,49 +27,59 @@ _Loader.add_implicit_resolver(
 
 
 def recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes in the package."""
     folder = resources.files("trainer") / "recipes"
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load(recipe: str | None, file: Path | None = None, overrides: Sequence[str] = (), base: str = "") -> Config:
-    """Resolve a config from a recipe, a YAML file over it and ``key=value`` overrides over both.
-
-    `base` is YAML too, between recipe and file: what a cluster says of all runs on it.
+    """Return a config made of a recipe, a YAML file over it and ``key=value`` overrides over both; see `merge`.
 
     Raises:
-        ConfigError: one line for each thing wrong: the field, its value, and what to do.
+        ConfigError: one line for each mistake: the field, its value, and what to do.
+    """
+    return from_mapping(merge(recipe, file, overrides, base))
+
+
+def merge(
+    recipe: str | None, file: Path | None = None, overrides: Sequence[str] = (), base: str = ""
+) -> dict[str, Any]:
+    """Return the settings of a recipe, a file over it and overrides over both, as they were given.
+
+    `base` is YAML too, between recipe and file: the settings that a cluster has for all its runs.
+
+    Raises:
+        ConfigError: the recipe, the file or an override cannot be read.
     """
     settings: dict[str, Any] = {}
     if recipe is not None:
         if recipe not in recipes():
-            raise ConfigError(f"recipe: {recipe!r} is not one of {', '.join(recipes())}; choose one of these.")
-        _merge(
-            settings, _parse_mapping((resources.files("trainer") / "recipes" / f"{recipe}.yaml").read_text(), recipe)
-        )
+            raise ConfigError(f"recipe: {recipe!r} does not exist", f"choose one of {', '.join(recipes())}")
+        text = (resources.files("trainer") / "recipes" / f"{recipe}.yaml").read_text()
+        _merge(settings, _parse_mapping(text, recipe))
     _merge(settings, _parse_mapping(base, "train.yaml of the cluster"))
     if file is not None:
         _merge(settings, _read_file(file))
     for override in overrides:
         _merge(settings, _parse_override(override))
-    return from_mapping(settings)
+    return settings
 
 
 def read(file: Path) -> Config:
-    """The config of a file that holds a whole one, such as a run's ``config.yaml``."""
+    """Return the config of a file that holds a whole one, such as a run's ``config.yaml``."""
     return from_mapping(_read_file(file))
 
 
 def check_name(name: str) -> str:
-    """A run's name, if it may be one: it becomes a folder and a Kubernetes object.
+    """Return a run's name if it is valid: it becomes a folder and a Kubernetes object.
 
     Raises:
         ConfigError: the name has other characters, or is too long.
     """
     if not RUN_NAME.fullmatch(name):
         raise ConfigError(
-            f"name: {name!r} cannot name a run; use up to 40 lower-case letters, digits and '-', "
-            "beginning and ending with a letter or digit, such as mlp-1."
+            f"name: {name!r} cannot name a run",
+            "use up to 40 lower-case letters, digits and '-', starting and ending with a letter or digit, such as mlp-1",
         )
     return name
 
@@ -79,7 +89,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         return _parse_mapping(file.read_text(), str(file))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"config: {file} cannot be read ({reason}); give the path of a YAML file.") from None
+        raise ConfigError(f"config: {file} cannot be read ({reason})", "give the path of a YAML file") from None
 
 
 def _parse_mapping(text: str, source: str) -> dict[str, Any]:
@@ -91,22 +101,22 @@ def _parse_mapping(text: str, source: str) -> dict[str, Any]:
             if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
             else ""
         )
-        raise ConfigError(f"config: {source} is not valid YAML{where}; check its indentation and colons.") from None
+        raise ConfigError(f"config: {source} is not valid YAML{where}", "check its indentation and colons") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ConfigError(f"config: {source} holds a {type(settings).__name__}; write `key: value` lines.")
+        raise ConfigError(f"config: {source} holds a {type(settings).__name__}", "write lines of `key: value`")
     return settings
 
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set: {override!r} is not key=value; write for example --set epochs=20.")
+        raise ConfigError(f"--set: {override!r} is not key=value", "write it as in --set epochs=20")
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 # a SafeLoader
     except yaml.YAMLError:
-        raise ConfigError(f"--set: the value of {override!r} is not valid YAML; quote it if it is a text.") from None
+        raise ConfigError(f"--set: the value of {override!r} is not valid YAML", "quote it if it is text") from None
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return dict(value)

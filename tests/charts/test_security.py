@@ -7,7 +7,6 @@ from support.charts import clusters, env, job, one, pods, render, values_of
 from support.network import Pod, reaches
 from support.pod_security import violations
 
-
 # ---- pods ------------------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ def test_another_config_under_the_name_is_refused_with_the_difference(followed):
     ("arguments", "code", "words"),
     [
         (["--workers", "3"], ExitCode.RESOURCES, "workers: 3 do not fit into any worker group without GPUs"),
-        (["--set", "epochs=none"], ExitCode.CONFIG, "epochs: 'none' is refused"),
+        (["--set", "epochs=none"], ExitCode.CONFIG, "epochs: 'none' is not valid"),
         (["--name", "1st"], ExitCode.CONFIG, "cannot name a RayJob, which begins with a letter"),
         (["--cluster", "standing"], ExitCode.CONFIG, "set cluster.enabled=true"),
         (["--namespace", "default"], ExitCode.CLUSTER, "default of .* holds no release of helm/training"),

@@ -26,6 +26,7 @@ from trainer.cli.options import (
     run_name,
 )
 from trainer.cli.shown import show_result
+from trainer.config import from_mapping
 from trainer.errors import ConfigError, ExitCode, TrainerError, error_facts
 from trainer.observe.text import say
 from trainer.storage import store
@@ -59,7 +60,9 @@ def train(
     error: Exception | None = None
     with _failure_in_json(log_format):
         given = as_overrides(overrides, workers, gpu, cpus_per_worker)
-        settings = resolve.load(recipe or resolve.DEFAULT_RECIPE, file, given)
+        merged = resolve.merge(recipe or resolve.DEFAULT_RECIPE, file, given)
+        preflight.check_worker_count(merged)
+        settings = from_mapping(merged)
         named = resolve.check_name(run_name(name, recipe))
         if from_checkpoint and not fork:
             raise ConfigError(f"--from: {from_checkpoint} has no fork to start from it", "name the new run with --fork")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from trainer.config import Config, differences
+from trainer.config import Config, differences, parse_workers
 from trainer.driver import fork
 from trainer.driver.fork import Fork
 from trainer.errors import ConflictError, ResourceError
@@ -64,6 +66,22 @@ def prepare(
     return Plan(record, config, folder, cpus_per_worker, start, result, damage)
 
 
+def check_worker_count(settings: Mapping[str, Any]) -> None:
+    """Refuse more workers than this machine has CPU cores, before anything else is said about the settings.
+
+    Raises:
+        ResourceError: there are too few cores.
+    """
+    fewest, most = parse_workers(settings.get("workers", 1))
+    cores = device.cpu_count()
+    if "RAY_ADDRESS" not in os.environ and cores < fewest <= most:  # a range that is none is refused elsewhere
+        plural = "core" if cores == 1 else "cores"
+        raise ResourceError(
+            f"workers: {settings['workers']} need at least one CPU core each, and this machine has {cores} {plural}",
+            f"use --workers {cores} or fewer, or run on a cluster",
+        )
+
+
 def check_resources(config: Config) -> int:
     """Return the CPU cores that each worker gets.
 
@@ -79,12 +97,10 @@ def check_resources(config: Config) -> int:
         _check_gpus(most if device.gpu_kind() == "mps" else fewest)  # Ray does not count a Mac's one GPU
     cpus = config.cpus_per_worker or max(1, cores // most)
     if fewest * cpus > cores:
-        each = f"{cpus} CPU core" if cpus == 1 else f"{cpus} CPU cores"
+        each = "core" if cpus == 1 else "cores"
         raise ResourceError(
-            f"workers: {config.workers} with {each} each need {fewest * cpus}, and this machine has {cores}",
-            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster"
-            if cpus > 1
-            else f"use --workers {cores} or fewer, or run on a cluster",
+            f"workers: {config.workers} with {cpus} CPU {each} each need {fewest * cpus}, and this machine has {cores}",
+            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster",
         )
     return cpus
 

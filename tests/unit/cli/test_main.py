@@ -56,6 +56,12 @@ CASES = [
     (setting("model.blocks=[[8],[8],[8],[8],[8]]"), ExitCode.CONFIG, ["model.blocks:", "[8], [8]]", "give 1 to 4"]),
     (setting("model.dropout=1"), ExitCode.CONFIG, ["model.dropout:", "1", "less than 1"]),
     (setting("model=mlp"), ExitCode.CONFIG, ["model:", "'mlp'", "valid dictionary"]),
+    (setting("data.std=1e-320"), ExitCode.CONFIG, ["data.std:", "1e-320", "greater than or equal to 0.001"]),
+    (
+        [*TRAIN, "--workers", "999"],
+        ExitCode.RESOURCES,
+        ["workers: 999 need at least one CPU core each", "use --workers"],
+    ),
     (setting("optimizer.lr=0"), ExitCode.CONFIG, ["optimizer.lr:", "0", "greater than 0"]),
     (setting("optimizer.lr=.nan"), ExitCode.CONFIG, ["optimizer.lr:", "nan", "finite number"]),
     (

@@ -36,10 +36,27 @@ def test_cores_are_shared_by_the_workers(monkeypatch, options, cores, cpus):
     monkeypatch.setattr(device, "cpu_count", lambda: cores)
     config = resolve.load("seed", None, options)
     if cpus is None:
-        with pytest.raises(ResourceError, match="workers: 4 with 1 CPU core each need 4, and this machine has 2; use "):
+        with pytest.raises(
+            ResourceError, match="workers: 4 with 1 CPU core each need 4, and this machine has 2; use --workers 2 "
+        ):
             preflight.check_resources(config)
     else:
         assert preflight.check_resources(config) == cpus
+
+
+@pytest.mark.parametrize("workers", [999, "3-999"])
+def test_too_many_workers_are_refused_for_their_cores(monkeypatch, workers):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: 2)
+    words = f"workers: {workers} need at least one CPU core each, and this machine has 2 cores; use --workers 2 or"
+    with pytest.raises(ResourceError, match=words):
+        preflight.check_worker_count({"workers": workers})
+    preflight.check_worker_count({"workers": 2})
+    preflight.check_worker_count({"workers": "1-999"})
+    preflight.check_worker_count({"workers": "two"})  # the config's check says what is wrong with it
+    preflight.check_worker_count({})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    preflight.check_worker_count({"workers": workers})
 
 
 def test_more_cores_per_worker_than_there_are_are_refused_with_both_ways_out(monkeypatch):
