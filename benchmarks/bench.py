@@ -32,7 +32,7 @@ def main() -> int:
     machine.adopt_orphans()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended also then
     try:
-        data = fetch.find(options.data, log=lambda _: None)
+        data = fetch.find_dataset(options.data, log=lambda _: None)
     except TrainerError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -139,7 +139,7 @@ def find_data(folder):
         return folder
     from trainer.training import fetch
 
-    return fetch.find(None, log=lambda _: None)
+    return fetch.find_dataset(None, log=lambda _: None)
 
 
 def main():

@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The real data set, found as the trainer finds it."""
-    return fetch.find(None, log=print)
+    return fetch.find_dataset(None, log=print)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def check_name(name: str) -> str:
     if not RUN_NAME.fullmatch(name):
         raise ConfigError(
             f"name: {name!r} cannot name a run",
-            "use up to 40 lower-case letters, digits and '-', starting and ending with a letter or digit, such as mlp-1",
+            "use up to 40 lower-case letters, digits and '-', with a letter or digit at both ends, such as mlp-1",
         )
     return name
 

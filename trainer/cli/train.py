@@ -106,7 +106,7 @@ def _dry_run(plan: Plan, log_format: LogFormat) -> None:
     from trainer.driver import preflight
     from trainer.training import fetch
 
-    fetch.find(plan.data_folder, lambda line: _note(line, log_format))
+    fetch.find_dataset(plan.data_folder, lambda line: _note(line, log_format))
     for warning in [*plan.damage, *preflight.warnings(plan.config)]:
         _note(f"warning: {warning}", log_format)
     each = "CPU core" if plan.cpus_per_worker == 1 else "CPU cores"

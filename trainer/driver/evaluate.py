@@ -39,7 +39,7 @@ def evaluate(
     Raises:
         DataError, StorageError: there is no data set, or no such weights.
     """
-    fetch.find(data_folder, log)
+    fetch.find_dataset(data_folder, log)
     from trainer.training import evaluate as training
 
     training.load_weights(weights, config)  # a wrong file is refused here, not in every task
@@ -76,7 +76,7 @@ def _score_shard(uri: str, settings: dict[str, Any], data_folder: Path | None, r
     try:
         config = Config.model_validate(settings)
         model = load_weights(uri, config)
-        folder = fetch.find(data_folder, log=lambda _: None)
+        folder = fetch.find_dataset(data_folder, log=lambda _: None)
         _, test = data.load(folder, config.data.validation_samples)
         share, positions = data.share(test, rank, tasks)
         precision, _ = device.choose_precision(config, torch.device("cpu"))

@@ -64,7 +64,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
     record = plan.record
     clock = Clock(began=device.process_began())
     data_began = time.time()
-    data_folder = fetch.find(plan.data_folder, log).absolute()  # Ray's workers run in another folder
+    data_folder = fetch.find_dataset(plan.data_folder, log).absolute()  # Ray's workers run in another folder
     clock.data_seconds = time.time() - data_began
     with _terminate_as_interrupt(), Lease(record.place, lost=_interrupt) as lease:
         attempt = 1 + sum(event["event"] == "training_started" for event in record.events())

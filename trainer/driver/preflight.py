@@ -100,7 +100,7 @@ def check_resources(config: Config) -> int:
         each = "core" if cpus == 1 else "cores"
         raise ResourceError(
             f"workers: {config.workers} with {cpus} CPU {each} each need {fewest * cpus}, and this machine has {cores}",
-            f"use --workers {max(1, cores // cpus)} or --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster",
+            f"use --workers {max(1, cores // cpus)}, --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster",
         )
     return cpus
 

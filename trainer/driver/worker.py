@@ -11,5 +11,5 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     from trainer.driver.ray_train import ATTEMPT
     from trainer.training import exhausted, loop  # in the worker only: the driver needs no PyTorch
 
-    with exhausted.told():
+    with exhausted.explained():
         return loop.train({**settings, "attempt": int(os.environ[ATTEMPT])})

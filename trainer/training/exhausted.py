@@ -33,9 +33,6 @@ def explained() -> Iterator[None]:
         raise
 
 
-told = explained  # the name that driver/launch.py uses
-
-
 def explain(error: BaseException) -> ResourceError | None:
     """Return what a worker ran out of and what to do about it; None if that is not the cause of the error."""
     if isinstance(error, TrainerError):

@@ -86,9 +86,6 @@ def find_dataset(data: Path | None, log: Callable[[str], None] = lambda _: None)
     return _cached(partial(_fetch, log=log), log)
 
 
-find = find_dataset  # the name that other rooms use
-
-
 def verify(folder: Path) -> None:
     """Verify the four decompressed files of a folder.
 

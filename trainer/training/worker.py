@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 class WorkerFacts(TypedDict):
     """What the record keeps about a worker."""
 
+    host: str  # machine or pod
     device: str
     precision: str
     precision_reason: str
@@ -52,6 +54,7 @@ class Worker:
             device=chosen,
             autocast=torch.autocast(chosen.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
             facts={
+                "host": platform.node(),
                 "device": str(chosen),
                 "precision": precision,
                 "precision_reason": reason,

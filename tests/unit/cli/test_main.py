@@ -60,7 +60,7 @@ CASES = [
     (
         [*TRAIN, "--workers", "999"],
         ExitCode.RESOURCES,
-        ["workers: 999 need at least one CPU core each", "use --workers"],
+        ["workers: 999 need at least one CPU core", "use --workers"],
     ),
     (setting("optimizer.lr=0"), ExitCode.CONFIG, ["optimizer.lr:", "0", "greater than 0"]),
     (setting("optimizer.lr=.nan"), ExitCode.CONFIG, ["optimizer.lr:", "nan", "finite number"]),

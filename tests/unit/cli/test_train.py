@@ -85,7 +85,7 @@ def test_a_run_that_finished_before_is_shown_and_not_started(train, tmp_path, mo
 
 
 def test_a_dry_run_checks_and_starts_nothing(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "find", lambda folder, log: tmp_path)
+    monkeypatch.setattr(fetch, "find_dataset", lambda folder, log: tmp_path)
     done = train("--dry-run", "--cpus-per-worker", "1", raises=AssertionError("it was started"))
     assert done.exit_code == 0
     assert "Run r1 can start: 237 steps, 1 CPU core per worker." in done.stdout

@@ -37,7 +37,7 @@ def test_cores_are_shared_by_the_workers(monkeypatch, options, cores, cpus):
     config = resolve.load("seed", None, options)
     if cpus is None:
         with pytest.raises(
-            ResourceError, match="workers: 4 with 1 CPU core each need 4, and this machine has 2; use --workers 2 "
+            ResourceError, match=r"workers: 4 with 1 CPU core each need 4, and .* has 2; use --workers 2"
         ):
             preflight.check_resources(config)
     else:
@@ -63,7 +63,7 @@ def test_more_cores_per_worker_than_there_are_are_refused_with_both_ways_out(mon
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(device, "cpu_count", lambda: 4)
     config = resolve.load("seed", None, ["workers=2", "cpus_per_worker=3"])
-    with pytest.raises(ResourceError, match="use --workers 1 or --cpus-per-worker 2, or run on a cluster"):
+    with pytest.raises(ResourceError, match="use --workers 1, --cpus-per-worker 2, or run on a cluster"):
         preflight.check_resources(config)
 
 

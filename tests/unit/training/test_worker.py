@@ -1,3 +1,4 @@
+import platform
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,7 @@ def test_a_worker_takes_rank_and_device_from_ray_and_the_config(worker):
 
 def test_facts_name_what_the_worker_computes_on(worker):
     assert worker.facts == {
+        "host": platform.node(),
         "device": "cpu",
         "precision": "bf16",
         "precision_reason": "set in the config",
