@@ -26,7 +26,7 @@ def test_there_are_these_environments():
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_last_numbers_of_a_run_stay_longer_than_the_interval_between_two_scrapes(name):
+def test_last_values_stay_longer_than_a_scrape_interval(name):
     own = ROOT / "k8s" / name / "monitoring.yaml"
     monitoring = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())
     monitoring |= yaml.safe_load(own.read_text()) if own.exists() else {}
@@ -112,7 +112,7 @@ def test_every_third_party_release_is_pinned_and_has_values():
 
 
 @pytest.mark.parametrize("cloud", [name for name in ENVIRONMENTS if name != "kind"])
-def test_a_cloud_says_storage_identity_gpus_and_registry_and_keeps_the_rest(cloud):
+def test_cloud_values_set_only_what_a_cloud_needs(cloud):
     values = values_of(cloud)
     assert {"image", "storage", "identity", "workerGroups"} <= set(values)
     assert set(values) <= {"image", "storage", "identity", "workerGroups", "network"}

@@ -39,7 +39,7 @@ def test_every_group_is_bounded_and_its_counts_are_in_order(manifests):
         assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] <= MANY
 
 
-def test_accelerators_start_at_none_and_are_told_to_ray_and_to_kubernetes_alike(environment):
+def test_accelerator_groups_start_at_zero_and_are_declared_to_ray(environment):
     devices = {"nvidia.com/gpu": "GPU", "google.com/tpu": "TPU"}
     found = 0
     for group in groups(render(values_of(environment))):
@@ -73,9 +73,7 @@ def test_accelerators_start_at_none_and_are_told_to_ray_and_to_kubernetes_alike(
         ),
     ],
 )
-def test_an_accelerator_of_any_maker_is_a_resource_of_pod_and_ray_with_its_taint_tolerated(
-    device, count, more, expected
-):
+def test_any_accelerator_is_a_resource_with_its_taint_tolerated(device, count, more, expected):
     group = {"maxReplicas": 2, "accelerator": {"resource": device, "count": count}, **more}
     made = next(
         g for g in groups(render({**values_of("defaults"), "workerGroups": {"x": group}})) if g["groupName"] == "x"
@@ -100,7 +98,7 @@ def test_labels_are_never_a_start_parameter(manifests):
             assert "labels" not in group["rayStartParams"]
 
 
-def test_every_ray_container_has_a_cpu_and_a_memory_limit_for_ray_to_count_by(manifests):
+def test_every_ray_container_has_cpu_and_memory_limits(manifests):
     for name, template in pods(manifests):
         assert {"cpu", "memory"} <= set(template["spec"]["containers"][0]["resources"]["limits"]), name
 
@@ -110,7 +108,7 @@ def test_the_head_runs_no_training(manifests):
         assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_groups_to_be_tried_first_stand_first_and_say_so_once_kuberay_knows_the_field():
+def test_groups_are_ordered_by_priority():
     wanted = {"spot": {"maxReplicas": 1, "priority": 10, "spot": True}, "also": {"maxReplicas": 1, "priority": 10}}
     before, after = (
         groups(render({**values_of("defaults"), "workerGroups": wanted, "kuberayVersion": version}))
@@ -152,7 +150,7 @@ def test_workers_go_to_different_nodes_if_they_can():
 # ---- surviving -------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_has_more_time_to_end_than_ray_takes_to_drain_and_a_head_is_soon_gone(manifests):
+def test_grace_periods_are_longer_than_rays_drain(manifests):
     for name, template in pods(manifests):
         if name == "head":
             assert template["spec"]["terminationGracePeriodSeconds"] == 30
@@ -189,7 +187,7 @@ def test_a_lost_node_is_given_up_before_kubernetes_own_five_minutes(manifests):
             assert given_up["node.kubernetes.io/not-ready"] <= 60
 
 
-def test_retries_in_place_come_before_a_new_cluster_and_everything_has_a_deadline(manifests):
+def test_retries_come_before_a_new_cluster_and_have_deadlines(manifests):
     spec = job(manifests)["spec"]
     assert spec["submissionMode"] == "K8sJobMode"
     assert spec["submitterConfig"]["backoffLimit"] > spec["backoffLimit"] >= 1
@@ -210,7 +208,7 @@ def test_names_are_short_enough_for_what_kuberay_appends(manifests):
             assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", manifest["metadata"]["name"])
 
 
-def test_budgets_hold_evictions_off_a_runs_pods_but_let_the_standing_head_go():
+def test_budgets_protect_runs_but_not_the_standing_head():
     manifests = standing()
     heads, workers = one(manifests, "PodDisruptionBudget", "-head"), one(manifests, "PodDisruptionBudget", "-worker")
 
@@ -243,7 +241,7 @@ def test_a_worker_waits_for_the_head_without_starting_python():
 # ---- the token, the standing cluster, Kueue --------------------------------------------------------------------------
 
 
-def test_token_authentication_is_on_with_a_secret_that_outlives_the_cluster(manifests):
+def test_token_authentication_uses_a_lasting_secret(manifests):
     for spec in clusters(manifests):
         assert spec["authOptions"]["mode"] == "token"
         assert spec["authOptions"]["secretName"]
@@ -264,7 +262,7 @@ def test_a_secret_of_ones_own_is_used_and_none_is_made():
     assert clusters(manifests)[0]["authOptions"]["secretName"] == "mine"
 
 
-def test_a_run_on_the_standing_cluster_asks_for_nothing_that_kuberay_refuses_there():
+def test_a_standing_job_has_no_field_that_kuberay_refuses():
     manifests = standing(kueue={"queueName": "team"}, workerGroups={"cpu": {"maxReplicas": 2, "replicas": 1}})
     (found,) = [m for m in manifests if m["kind"] == "RayJob" and "clusterSelector" in m["spec"]]
     name = one(manifests, "RayCluster")["metadata"]["name"]
@@ -288,6 +286,6 @@ def test_kueue_admits_a_fixed_number_of_pods():
     assert found["spec"]["shutdownAfterJobFinishes"] is True
 
 
-def test_pods_keep_the_application_name_that_kuberays_head_service_selects_by(manifests):
+def test_pods_keep_the_name_that_kuberays_head_service_selects(manifests):
     for _, template in pods(manifests):
         assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & set(template["metadata"]["labels"])

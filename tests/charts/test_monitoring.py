@@ -38,7 +38,7 @@ def test_a_typo_is_refused(values, refused):
 
 
 @pytest.mark.parametrize("component", ["head", "worker"])
-def test_monitors_select_the_pods_of_training_and_every_metrics_port_they_have(component):
+def test_monitors_select_every_metrics_port_of_training(component):
     spec = clusters(render(values_of("defaults")))[0]
     group = spec["headGroupSpec"] if component == "head" else spec["workerGroupSpecs"][0]
     monitor = one(render({}, "monitoring"), "PodMonitor", f"-{component}")["spec"]

@@ -64,7 +64,7 @@ def test_no_pod_is_given_a_token_of_the_cluster_but_the_autoscaler_has_one(manif
             assert {key for source in sources for key in source} == {"serviceAccountToken", "configMap", "downwardAPI"}
 
 
-def test_each_pod_has_the_service_account_of_its_part_and_the_chart_makes_it(manifests):
+def test_each_pod_has_its_own_service_account_from_the_chart(manifests):
     made = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "ServiceAccount"}
     for name, template in pods(manifests):
         part = name if name in ("head", "submitter") else "worker"
@@ -73,7 +73,7 @@ def test_each_pod_has_the_service_account_of_its_part_and_the_chart_makes_it(man
     assert not any(account["automountServiceAccountToken"] for account in made.values())
 
 
-def test_head_and_workers_have_the_cloud_identity_and_the_submitter_has_none():
+def test_only_head_and_workers_have_the_cloud_identity():
     manifests = render(values_of("aks"))
     expected = values_of("aks")["identity"]
     for part in ("head", "worker"):
@@ -184,7 +184,7 @@ def test_every_part_can_ask_for_names(cluster):
         assert not reaches(policies, pod, STRANGER, 53, "UDP")
 
 
-def test_in_a_cloud_storage_is_the_internet_and_only_gke_needs_the_metadata_server():
+def test_only_gke_needs_the_metadata_server():
     for cloud in ("gke", "eks", "aks"):
         manifests = render(values_of(cloud))
         policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]

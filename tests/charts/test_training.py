@@ -67,7 +67,7 @@ def test_train_may_hold_every_setting_of_the_trainer_and_no_other():
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_each_recipe_can_stand_under_train_and_reaches_the_trainer_as_it_is(recipe):
+def test_each_recipe_is_valid_under_train(recipe):
     train = yaml.safe_load(recipe.read_text())
     config = one(render({**values_of("defaults"), "train": train}), "ConfigMap", "-config")
     assert yaml.safe_load(config["data"]["train.yaml"]) == train

@@ -107,7 +107,7 @@ def undisturbed(deployed, tmp_path_factory, data_folder) -> Callable[[int], byte
 
 
 @pytest.mark.parametrize("lost", kube.long_but(LOSSES, "head"))
-def test_the_job_ends_by_itself_with_bitwise_the_weights_of_a_run_that_lost_nothing(lost, store, undisturbed, note):
+def test_a_job_that_lost_a_part_ends_with_bitwise_the_same_weights(lost, store, undisturbed, note):
     run, loss = f"loses-{lost}", LOSSES[lost]
     kube.forget(store, run)
     job = kube.manifest(run)

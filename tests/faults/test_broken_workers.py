@@ -11,7 +11,7 @@ from support.training import OFTEN, Training
 from trainer.errors import ExitCode
 
 FOUND_WITHIN_S = 60
-AS_IF_NOTHING = "goes on by itself; bitwise the undisturbed weights"
+AS_IF_NOTHING = "continues by itself; bitwise the undisturbed weights"
 of_workers = pytest.mark.parametrize("workers", [1, 2])
 
 
@@ -64,11 +64,11 @@ def test_a_worker_that_raises_once_is_replaced(workers, tmp_path, undisturbed, n
     )
 
 
-def test_a_worker_that_raises_whenever_it_gets_there_ends_the_run_with_what_it_said(tmp_path, data_folder, note):
+def test_a_worker_that_raises_at_the_same_step_ends_the_run(tmp_path, data_folder, note):
     plan = [{"do": "raise", "step": 15}] * 10
     with Training(tmp_path, "--set", "checkpoint.every_s=1000", plan=plan) as training:
         assert training.ends() == 6, training.output()
-    assert "trying again did not help: ValueError: the dog ate the batch" in training.output()
+    assert "retrying did not help: ValueError: the dog ate the batch" in training.output()
     assert "Traceback" not in training.output()
     assert training.committed()[0].step == 10  # what there was of it is kept
     assert training.result()["status"] == "failed"
@@ -87,7 +87,7 @@ def test_a_worker_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path, und
     note("a worker exits with 137", AS_IF_NOTHING, training.steps_lost(), training.seconds_lost())
 
 
-def test_what_rays_memory_monitor_kills_is_named_and_the_run_goes_on_or_can_be_continued(tmp_path, undisturbed, note):
+def test_a_kill_by_rays_memory_monitor_is_named(tmp_path, undisturbed, note):
     plan = [{"do": "eat", "step": 15}]
     threshold = {"RAY_memory_usage_threshold": memory_threshold(0.06), "RAY_memory_monitor_refresh_ms": "100"}
     with Training(tmp_path, *OFTEN, plan=plan, environment=threshold) as training:
@@ -96,13 +96,13 @@ def test_what_rays_memory_monitor_kills_is_named_and_the_run_goes_on_or_can_be_c
     assert "Traceback" not in training.output()
     if exit_code != 0:  # the monitor may choose the controller
         assert exit_code == ExitCode.TRAINING
-        assert "Start the run again: it continues" in training.output()
+        assert "start the run again: it resumes" in training.output()
         with Training(tmp_path, *OFTEN) as training:
             assert training.ends() == 0, training.output()
     assert training.state() == undisturbed(1)
     note(
         "Ray's memory monitor kills what it chooses: a worker, or Ray Train's controller, too",
-        "goes on by itself, or, if it was the controller, ends and says so, and the same command continues it; bitwise "
+        "continues by itself, or, if it was the controller, ends and says so, and the same command resumes it; bitwise "
         "the undisturbed weights",
         training.steps_lost(),
         training.seconds_lost(),

@@ -34,7 +34,7 @@ def run(finished, tmp_path):
 
 
 def none_expected(which, damage):
-    raise AssertionError(f"{which.name} was put aside: {damage}")
+    raise AssertionError(f"{which.name} was quarantined: {damage}")
 
 
 def damaged(content: bytes, luck: random.Random) -> bytes | None:
@@ -62,7 +62,7 @@ def damages(files):
         file.write_bytes(whole[file])
 
 
-def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_taken(run, note):
+def test_a_thousand_damages_to_a_checkpoint_are_all_detected(run, note):
     newest, older = checkpoints.look(str(run)).committed[:2]
     expected, _ = checkpoints.read(str(run), older)
     folder = run / layout.CHECKPOINTS / newest.name
@@ -72,19 +72,19 @@ def test_a_thousand_random_damages_are_all_detected_and_the_older_checkpoint_is_
             str(run), lambda which, damage, seen=seen: seen.append(which), without_manifest.append
         )
         assert (found, files) == (older, expected)
-        no_checkpoint = gone and name == checkpoints.MANIFEST  # then nothing is put aside
+        no_checkpoint = gone and name == checkpoints.MANIFEST  # then nothing is quarantined
         assert (seen, without_manifest) == (([], [newest]) if no_checkpoint else ([newest], []))
         (folder / checkpoints.QUARANTINED).unlink(missing_ok=True)
     found, *_ = checkpoints.newest_valid(str(run), none_expected)
     assert found == newest
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the newest checkpoint",
-        "all were detected; the checkpoint is put aside, and the next older one is taken, whole",
+        "all were detected; the checkpoint is quarantined, and the next older one is taken, whole",
         times=DAMAGES,
     )
 
 
-def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detected(run, note):
+def test_a_thousand_damages_to_a_record_are_all_detected(run, note):
     # the page and its pictures are made from the others
     files = [file for file in run.iterdir() if file.is_file() and file.name != "report.html"]
     assert {file.name for file in files} == {
@@ -96,7 +96,7 @@ def test_a_thousand_random_damages_to_the_record_of_a_finished_run_are_all_detec
     assert damage(Record(run)) == {}
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the record of a finished run",
-        "all were detected; weights, scores and result are made anew by the same command, and of the rest it is said",
+        "all were detected; weights, scores and result are rebuilt by the same command, and the rest is reported",
         times=DAMAGES,
     )
 

@@ -23,8 +23,8 @@ def test_a_worker_killed_before_every_sixth_step_changes_nothing(workers, first,
     lost, seconds = training.steps_lost(), training.seconds_lost()
     assert len(lost) == len(plan)
     note(
-        f"SIGKILL of a worker before each of 60 steps; {workers} in all",
-        "goes on by itself; weights, optimizer and random numbers bitwise those of an undisturbed run",
+        f"SIGKILL of a worker before each of 60 steps; {workers} in total",
+        "continues by itself; weights, optimizer and random numbers bitwise those of an undisturbed run",
         steps_lost=lost,
         seconds=seconds,
     )

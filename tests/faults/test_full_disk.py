@@ -25,9 +25,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_with_room_again_the_same_command_continues_it(
-    small_disk: Path, undisturbed, note
-):
+def test_a_run_stopped_by_a_full_disk_can_be_resumed(small_disk: Path, undisturbed, note):
     with Training(small_disk, *OFTEN, pace_s=0.2) as training:
         training.trains(5)
         training.until(training.committed)
@@ -46,7 +44,7 @@ def test_a_full_disk_ends_the_run_and_with_room_again_the_same_command_continues
     assert again.events("training_started")[-1]["step"] >= kept[0].step
     note(
         "the disk with the run is full",
-        "ends and says so; with room again the same command continues it, to bitwise the undisturbed weights",
+        "ends and says so; with room again the same command resumes it, to bitwise the undisturbed weights",
         again.steps_lost(),
         exit_code=int(ExitCode.STORAGE),
     )

@@ -25,7 +25,7 @@ def ray(tmp_path, folder):
         yield running
 
 
-def test_from_two_workers_to_one_and_back_every_sample_is_seen_once_an_epoch(ray, folder, data_folder, note):
+def test_an_elastic_run_sees_every_sample_once_an_epoch(ray, folder, data_folder, note):
     node = ray.add_node()
     options = [*OFTEN, "--workers", "1-2", "--cpus-per-worker", "1", "--set", "epochs=600"]
     with Training(folder, *options, environment=ray.environment) as training:
@@ -62,7 +62,7 @@ def workers(training):
     return len({line["rank"] for line in training.newest()}) if training.lines() else 0
 
 
-def test_of_a_node_that_will_be_taken_away_the_state_is_saved_within_3_seconds(ray, folder, data_folder, note):
+def test_a_preemption_notice_saves_the_state_within_3_seconds(ray, folder, data_folder, note):
     node = ray.add_node()
     options = ["--set", "checkpoint.every_s=1000", "--set", "global_batch_size=500", "--set", "epochs=100"]
     options += ["--workers", "1-2", "--cpus-per-worker", "1"]
@@ -82,7 +82,7 @@ def test_of_a_node_that_will_be_taken_away_the_state_is_saved_within_3_seconds(r
     assert failed == 1
     note(
         "SIGTERM to a Ray node: it is drained, and gone 30 s later",
-        f"saved {saved:.1f} s after the notice; goes on by itself with the worker that is left",
+        f"saved {saved:.1f} s after the notice; continues by itself with the worker that is left",
         lost,
         [round(alone["time"] - training.groups()[0][-1]["time"], 2)],
     )

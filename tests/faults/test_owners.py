@@ -13,7 +13,7 @@ from trainer.errors import ExitCode
 from trainer.storage import lease
 
 
-def test_a_second_job_on_a_run_is_refused_within_5_seconds_and_the_first_not_disturbed(tmp_path, undisturbed, note):
+def test_a_second_job_on_a_run_is_refused_within_5_seconds(tmp_path, undisturbed, note):
     with Training(tmp_path, *OFTEN, pace_s=0.3) as first:
         first.trains(5)
         began = time.monotonic()
@@ -27,7 +27,7 @@ def test_a_second_job_on_a_run_is_refused_within_5_seconds_and_the_first_not_dis
     assert len(first.events("run_started")) == 1
     note(
         "a second job on a run that is going on",
-        f"the second is refused in {seconds:.1f} s, and names the first, which trains on",
+        f"the second is refused after {seconds:.1f} s, and names the first, which continues",
         [0],
         exit_code=int(ExitCode.CONFLICT),
     )

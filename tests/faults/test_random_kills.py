@@ -42,7 +42,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(workers,
     note(
         f"{kills} SIGKILLs at random moments of one run on {workers} worker(s), {of_drivers} of them of the driver and "
         "its whole Ray cluster, the others of a worker",
-        "goes on by itself, or by the same command; bitwise the undisturbed weights",
+        "continues by itself, or by the same command; bitwise the undisturbed weights",
         training.steps_lost(),
         training.seconds_lost(),
         times=kills,

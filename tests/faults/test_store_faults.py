@@ -1,4 +1,4 @@
-"""A run whose object store fails in every way: it goes on, or ends with exit code 4 and can be continued."""
+"""A run whose object store fails in every way: it continues, or ends with exit code 4 and can be resumed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_kill_during_an_upload_leaves_nothing_visible(who, between, train, und
         + {"worker": "a worker", "all": "the driver and its whole Ray cluster"}[who]
         + " while a checkpoint is uploaded",
         "nothing of that checkpoint is visible; "
-        + ("goes on by itself" if who == "worker" else "the same command continues it")
+        + ("continues by itself" if who == "worker" else "the same command resumes it")
         + ", to bitwise the undisturbed weights",
         steps_lost=again.steps_lost(),
         seconds=[round(first["time"] - killed, 2)],
@@ -109,7 +109,7 @@ def test_while_a_slow_upload_is_under_way_training_goes_on(between, train, undis
     )
 
 
-def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_time(between, train, undisturbed, note):
+def test_a_store_that_fails_three_in_ten_requests_costs_only_time(between, train, undisturbed, note):
     between.fault = proxy.FLAKY
     with train() as training:
         assert training.ends(600) == 0, training.output()
@@ -120,7 +120,7 @@ def test_a_store_that_fails_three_requests_in_ten_and_is_slow_costs_nothing_but_
     note(
         "of all requests to the object store 30 % fail with 503, half of them after they were carried out; each takes "
         "up to 2 s more",
-        "goes on; bitwise the undisturbed weights",
+        "continues; bitwise the undisturbed weights",
         steps_lost=[0],
         requests=between.requests,
         requests_failed=between.failed,
@@ -144,19 +144,19 @@ def test_an_outage_of_90_seconds_costs_no_failure(fault, between, train, undistu
         assert training.state() == undisturbed(1)
         assert training.events("worker_failed") == []
         assert len(training.events("training_started")) == 1
-        assert any("Training goes on" in event["message"] for event in training.events("warning"))
+        assert any("Training continues" in event["message"] for event in training.events("warning"))
         assert [event["event"] for event in training.events("storage_away", "storage_back")] == [
             "storage_away",
             "storage_back",
         ]
     note(
         {"away": "the object store answers 503 for 90 s", "hole": "the object store answers nothing for 90 s"}[fault],
-        f"goes on: {trained} steps meanwhile; bitwise the undisturbed weights",
+        f"continues: {trained} steps meanwhile; bitwise the undisturbed weights",
         steps_lost=[0],
     )
 
 
-def test_an_outage_of_90_seconds_when_the_final_weights_are_written_costs_no_failure(between, train, undisturbed, note):
+def test_an_outage_at_the_final_weights_costs_no_failure(between, train, undisturbed, note):
     refused = []
 
     def final_weights(method, path):
@@ -181,9 +181,7 @@ def test_an_outage_of_90_seconds_when_the_final_weights_are_written_costs_no_fai
 
 
 @pytest.mark.parametrize("fault", ["away", "hole"])
-def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
-    fault, between, train, undisturbed, note
-):
+def test_a_run_stopped_by_an_endless_outage_can_be_resumed(fault, between, train, undisturbed, note):
     with train("--set", "checkpoint.max_outage_s=5", pace_s=3) as training:
         training.trains(5)
         training.until(training.committed)
@@ -206,7 +204,7 @@ def test_an_outage_without_end_stops_the_run_and_the_same_command_continues_it(
             fault
         ]
         + " (`checkpoint.max_outage_s` is 5)",
-        f"ends {seconds:.0f} s later and says so; the same command continues it, to bitwise the undisturbed weights",
+        f"ends {seconds:.0f} s later and says so; the same command resumes it, to bitwise the undisturbed weights",
         steps_lost=lost,
         exit_code=int(ExitCode.STORAGE),
     )

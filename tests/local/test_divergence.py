@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers, in real runs: never saved, gone back from once, and then a sentence."""
+"""Non-finite losses and gradients in real runs: never saved, rolled back once, and then the run ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def saved_steps(run):
 def test_a_run_goes_back_and_leaves_out_the_batches_that_led_to_it(workers, tmp_path, data_folder):
     run, code = poisoned(tmp_path, [26], "--workers", str(workers))
     assert code == 0, run.output()
-    assert "gone back to before the loss became no number; steps " in run.output()
+    assert "rolled back: the loss was not finite; skipping steps " in run.output()
     ((first, last),) = [event["left_out"] for event in run.events("rolled_back")]
     assert 11 <= first <= 27 <= last <= 30
     saved = saved_steps(run)
@@ -41,7 +41,7 @@ def test_a_run_goes_back_and_leaves_out_the_batches_that_led_to_it(workers, tmp_
     assert [event["step"] for event in run.events("training_started")] == [0, first - 1]
 
 
-def test_if_it_happens_again_the_run_stops_with_its_own_code_and_without_a_bad_checkpoint(tmp_path, data_folder):
+def test_a_second_divergence_stops_the_run_without_a_bad_checkpoint(tmp_path, data_folder):
     run, code = poisoned(tmp_path, [26, 45])
     assert code == 9, run.output()
     assert "in epoch 5, by step 46: training diverged; lower optimizer.lr" in run.output()

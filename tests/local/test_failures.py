@@ -54,7 +54,7 @@ def test_a_run_stops_within_5_seconds_of_a_signal_and_keeps_its_record(how, tmp_
     assert events(tmp_path, "long")[-1]["event"] == "run_ended"
 
 
-def test_a_run_that_was_interrupted_can_be_started_again_as_the_next_attempt(tmp_path, data_folder):
+def test_an_interrupted_run_is_resumed_as_the_next_attempt(tmp_path, data_folder):
     short = ["train", "--name", "again", *SMALL, "--set", "epochs=1"]
     first = run_trainer(tmp_path, *short)
     assert first.returncode == 0
@@ -88,12 +88,12 @@ def test_a_worker_that_raises_ends_the_run_with_its_last_line(tmp_path, data_fol
     script = """
 import sys
 from trainer.cli import main
-from trainer.driver import launch
+from trainer.driver import worker
 
 def broken(settings):
     raise ValueError("the dog ate the batch")
 
-launch._train = broken
+worker.train = broken
 sys.argv = ["trainer", "train", "--name", "raises", *sys.argv[1:]]
 main.main()
 """
@@ -101,7 +101,7 @@ main.main()
         [sys.executable, "-c", script, *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 6
-    assert "trying again did not help: ValueError: the dog ate the batch" in done.stderr
+    assert "retrying did not help: ValueError: the dog ate the batch" in done.stderr
     assert "Traceback" not in done.stderr
     failed = [event for event in events(tmp_path, "raises") if event["event"] == "worker_failed"]
     assert [event["rank"] for event in failed] == [0] * 4  # tried again three times, and no further with it

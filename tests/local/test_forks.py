@@ -7,7 +7,7 @@ from support.runs import SMALL, result_of, run_trainer
 from trainer.storage.record import Record
 
 
-def test_a_fork_trains_on_with_other_settings_and_leaves_the_first_run_as_it_is(finished):
+def test_a_fork_trains_with_other_settings_and_keeps_its_source(finished):
     folder, _ = finished
     first = Record(folder / "runs" / "one")
     before = {file: file.read_bytes() for file in first.folder.rglob("*") if file.is_file()}
@@ -20,7 +20,7 @@ def test_a_fork_trains_on_with_other_settings_and_leaves_the_first_run_as_it_is(
 
     done = run_trainer(folder, *arguments, "--fork", "two")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "begins with " in done.stdout
+    assert "starting from " in done.stdout
     second = Record(folder / "runs" / "two")
     (start,) = [event for event in second.events() if event["event"] == "training_started"]
     assert start["step"] == 60  # of 90: only the third epoch was trained
@@ -37,8 +37,8 @@ def test_a_fork_that_fits_no_checkpoint_is_refused_before_anything_starts(finish
     folder, _ = finished
     refused = run_trainer(folder, "train", "--name", "one", "--set", "model.hidden=[8]", "--fork", "three")
     assert refused.returncode == 2
-    assert "its checkpoints fit no other" in refused.stderr
+    assert "whose checkpoints fit only that" in refused.stderr
     assert not (folder / "runs" / "three").exists()
     refused = run_trainer(folder, "train", "--from", "best")
     assert refused.returncode == 2
-    assert "name the new run by --fork" in refused.stderr
+    assert "name the new run with --fork" in refused.stderr

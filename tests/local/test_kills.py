@@ -20,7 +20,7 @@ RUN = [*training.RUN, *training.OFTEN]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_state(workers, tmp_path, undisturbed):
+def test_a_run_with_killed_workers_ends_with_the_same_state(workers, tmp_path, undisturbed):
     plan = [{"do": "kill", "step": step} for step in (3, 10, 27, 28)]
     with Training(tmp_path, *training.OFTEN, "--workers", str(workers), plan=plan) as run:
         assert run.ends() == 0, run.output()
@@ -28,7 +28,7 @@ def test_a_run_whose_worker_is_killed_again_and_again_ends_with_the_same_state(w
     assert run.state() == undisturbed(workers)
     starts = run.events("training_started")
     assert len(starts) == 5
-    assert run.output().count("its process or node is gone") >= 4
+    assert run.output().count("its process or node was lost") >= 4
     assert "(raylet)" not in run.output()  # Ray's page about it
     saved_by = {checkpoints.attempt(run.place, each) for each in run.committed()}
     assert starts[-1]["attempt"] in saved_by <= {event["attempt"] for event in starts}
@@ -69,7 +69,7 @@ def test_a_run_that_is_going_on_is_refused_to_a_second_process_at_once(tmp_path,
         first.wait(30)
 
 
-def test_if_no_checkpoint_is_intact_the_run_stops_with_a_sentence_and_its_own_code(tmp_path, data_folder):
+def test_a_run_without_an_intact_checkpoint_stops(tmp_path, data_folder):
     arguments = ["train", "--name", "one", *RUN]
     assert run_trainer(tmp_path, *arguments).returncode == 0
     run = tmp_path / "runs" / "one"
@@ -79,10 +79,10 @@ def test_if_no_checkpoint_is_intact_the_run_stops_with_a_sentence_and_its_own_co
     again = run_trainer(tmp_path, *arguments)
     assert again.returncode == 8
     assert "checkpoints is intact" in again.stderr
-    assert "begin again under another name" in again.stderr
+    assert "start again under another name" in again.stderr
 
 
-def test_weights_of_a_finished_run_that_are_damaged_are_refused_and_made_anew_bit_by_bit(tmp_path, data_folder):
+def test_damaged_final_weights_are_refused_and_rebuilt_bit_by_bit(tmp_path, data_folder):
     arguments = ["train", "--name", "one", *RUN]
     assert run_trainer(tmp_path, *arguments).returncode == 0
     weights = tmp_path / "runs" / "one" / "model.safetensors"
@@ -95,7 +95,7 @@ def test_weights_of_a_finished_run_that_are_damaged_are_refused_and_made_anew_bi
     again = run_trainer(tmp_path, *arguments)
     assert again.returncode == 0
     assert "warning: " in again.stdout
-    assert "made anew from the last checkpoint" in again.stdout
+    assert "rebuilt from the last checkpoint" in again.stdout
     assert weights.read_bytes() == whole
     assert run_trainer(tmp_path, "checkpoints", "verify", "one").returncode == 0
     at_once = run_trainer(tmp_path, *arguments)

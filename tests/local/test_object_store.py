@@ -38,7 +38,7 @@ def stored(server, monkeypatch):
     store._store.cache_clear()
 
 
-def test_the_record_result_weights_and_report_are_in_the_bucket_and_nowhere_else(run, stored):
+def test_everything_of_a_run_is_in_the_bucket_and_nowhere_else(run, stored):
     folder, _, printed = run
     files = store.files(f"{RUNS}/r1")
     assert {"config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "result.json"} <= set(files)

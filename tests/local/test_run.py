@@ -143,7 +143,7 @@ def test_a_relative_data_folder_is_found_by_the_workers_too(tmp_path, data_folde
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_run_whose_output_nobody_reads_any_more_still_ends_with_its_result(tmp_path, data_folder):
+def test_a_run_with_a_closed_pipe_still_ends_with_its_result(tmp_path, data_folder):
     small = [*SMALL, "--set", "epochs=1", "--set", "data.validation_samples=58000"]
     command = [sys.executable, "-m", "trainer", "train", "--name", "unread", "--log-format", "json", *small]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

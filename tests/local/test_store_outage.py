@@ -28,13 +28,13 @@ def train(between, tmp_path, data_folder):
     return start
 
 
-def test_a_store_that_fails_three_requests_in_ten_and_then_all_for_a_while_costs_no_failure(between, train):
+def test_an_outage_of_the_store_costs_no_failure(between, train):
     between.fault = proxy.Fault(status=503, share=0.3)
     with train(pace_s=0.2) as training:
         training.until(training.committed)
         between.fault = proxy.AWAY
         step, failed = training.newest()[-1]["step"], between.failed
-        training.trains(step + 10)  # it goes on
+        training.trains(step + 10)  # it continues
         assert between.failed > failed
         between.fault = proxy.HEALTHY
         assert training.ends() == 0, training.output()
@@ -45,7 +45,7 @@ def test_a_store_that_fails_three_requests_in_ten_and_then_all_for_a_while_costs
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_store_that_is_away_when_training_is_over_is_waited_for_and_the_run_says_so(workers, between, train):
+def test_an_outage_at_the_end_is_waited_for_and_announced(workers, between, train):
     with train("--workers", workers, pace_s=0.2) as training:
         training.until(training.committed)
         training.trains(STEPS - 5)
@@ -53,7 +53,7 @@ def test_a_store_that_is_away_when_training_is_over_is_waited_for_and_the_run_sa
         training.until(lambda: "Waiting for it, at most " in training.output())
         between.fault = proxy.HEALTHY
         assert training.ends() == 0, training.output()
-    assert "the storage is back" in training.output()
+    assert "the storage is reachable again" in training.output()
     assert training.committed()[0].step == STEPS
     waits = [event["waits_s"] for event in training.events("storage_away") if "waits_s" in event]
     assert 60 < waits[0] <= 662  # checkpoint.max_outage_s, a pause, and a request that is not answered
@@ -61,7 +61,7 @@ def test_a_store_that_is_away_when_training_is_over_is_waited_for_and_the_run_sa
     assert training.result()["status"] == "finished"
 
 
-def test_an_identity_that_is_refused_while_it_trains_ends_the_run_and_is_not_asked_again(between, train):
+def test_a_refused_identity_ends_the_run_without_retries(between, train):
     with train(pace_s=0.3) as training:
         training.until(training.committed)
         between.fault = proxy.FORBIDDEN

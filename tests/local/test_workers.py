@@ -40,7 +40,7 @@ def test_an_elastic_run_takes_the_workers_it_finds_room_for(tmp_path, data_folde
     assert sum(point["samples"] for point in points) == 60_000
 
 
-def test_small_batches_on_two_workers_are_warned_of_in_the_log_and_the_record(tmp_path, data_folder):
+def test_small_batches_on_two_workers_are_warned_of(tmp_path, data_folder):
     small = ["--workers", "2", "--set", "global_batch_size=200", "--set", "data.validation_samples=59000"]
     done = run_trainer(tmp_path, "train", "--name", "w", *REPEATABLE, *small)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,7 +56,7 @@ def test_json_logs_are_json_line_by_line_and_end_with_the_result(tmp_path, data_
     assert lines[-1]["status"] == "finished"
 
 
-def test_the_cnn_trains_alike_on_every_worker_and_its_first_layer_stays_fixed(tmp_path, data_folder):
+def test_the_cnn_is_the_same_on_every_worker(tmp_path, data_folder):
     small = ["--set", "model.blocks=[[8]]", "--set", "data.validation_samples=57000", "--set", "epochs=1"]
     for name, workers in (("one", "1"), ("two", "2")):
         options = ["--recipe", "accurate", "--workers", workers, "--cpus-per-worker", "1", *small]

@@ -81,7 +81,7 @@ def test_other_names_are_refused_with_the_rule(name):
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "1E-3", ".1e-2", "0.001"])
-def test_a_number_is_a_number_however_it_is_written_in_a_file_and_on_the_command_line(tmp_path, text):
+def test_numbers_mean_the_same_in_a_file_and_on_the_command_line(tmp_path, text):
     file = tmp_path / "config.yaml"
     file.write_text(f"optimizer:\n  lr: {text}\n")
     assert resolve.load(None, file).optimizer.lr == 0.001

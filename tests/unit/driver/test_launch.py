@@ -7,7 +7,7 @@ from trainer.driver import launch
 
 
 @pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
-def test_a_sigterm_stops_a_run_also_where_a_script_started_it_in_the_background(interrupts):
+def test_sigterm_stops_a_run_started_in_the_background_too(interrupts):
     before = signal.signal(signal.SIGINT, interrupts)  # ignored is what a shell's & leaves to its children
     try:
         with pytest.raises(KeyboardInterrupt), launch._terminate_as_interrupt():

@@ -59,7 +59,7 @@ def test_too_many_workers_are_refused_for_their_cores(monkeypatch, workers):
     preflight.check_worker_count({"workers": workers})
 
 
-def test_more_cores_per_worker_than_there_are_are_refused_with_both_ways_out(monkeypatch):
+def test_too_many_cores_per_worker_are_refused_with_both_fixes(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(device, "cpu_count", lambda: 4)
     config = resolve.load("seed", None, ["workers=2", "cpus_per_worker=3"])

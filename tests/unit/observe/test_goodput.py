@@ -14,7 +14,7 @@ def point(attempt, step, time, **more):
 RUN = {"event": "run_started", "process_created": 100.0, "time": 101.0}
 
 
-def test_a_run_without_trouble_is_start_up_training_evaluation_and_shutdown():
+def test_a_healthy_run_has_no_recovery_and_nothing_redone():
     events = [RUN, started(1, 110.0), {"event": "training_finished", "attempt": 1, "finished_at": 124.0, "time": 124.0}]
     last = {"evaluation_seconds": 2.0, "last_save_seconds": 1.5}
     points = [point(1, 10, 115.0, saving_seconds=0.5), point(1, 20, 122.0, **last)]
@@ -26,7 +26,7 @@ def test_a_run_without_trouble_is_start_up_training_evaluation_and_shutdown():
     assert parts["goodput"] == pytest.approx(9.5 / 27, abs=1e-4)
 
 
-def test_what_was_trained_after_the_checkpoint_is_redone_and_the_way_back_is_recovery():
+def test_training_after_the_last_checkpoint_counts_as_redone():
     events = [RUN, started(1, 110.0), {"event": "worker_failed", "attempt": 1, "time": 123.0}, started(2, 131.0, 10)]
     points = [point(1, 10, 115.0), point(1, 20, 120.0), point(2, 20, 136.0)]
     parts = account(events, points, now=136.0)
@@ -35,7 +35,7 @@ def test_what_was_trained_after_the_checkpoint_is_redone_and_the_way_back_is_rec
     assert parts["recovery"] == 8.0
 
 
-def test_a_driver_that_died_without_a_word_is_recovered_from_since_its_last_sign_of_life():
+def test_recovery_from_a_dead_driver_counts_from_its_last_line():
     events = [RUN, started(1, 110.0), {"event": "run_started", "process_created": 160.0, "time": 161.0}]
     parts = account([*events, started(2, 170.0, 10)], [point(1, 10, 115.0), point(2, 20, 175.0)], now=175.0)
     assert parts["recovery"] == 55.0

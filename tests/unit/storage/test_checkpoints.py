@@ -59,7 +59,7 @@ def test_the_newest_is_found_and_read_back_byte_by_byte(run):
     assert files == {**FILES, "state.json": b'{"step": 70}'}
 
 
-def test_the_manifest_says_of_which_attempt_it_is_and_an_older_one_that_it_is_not_known(run):
+def test_manifest_records_the_attempt_and_old_manifests_have_none(run):
     checkpoints.commit(run, Checkpoint(5, 1), FILES, {"attempt": 3})
     checkpoints.commit(run, Checkpoint(8, 1), FILES, {})  # as it was before manifests said it
     assert checkpoints.read(run, Checkpoint(5, 1))[1]["attempt"] == 3
@@ -98,7 +98,7 @@ def test_without_its_manifest_a_checkpoint_is_none_and_that_is_told(run):
     assert [each.step for each in passed_over] == [8]  # what is older is of no interest
 
 
-def test_if_there_were_checkpoints_and_all_manifests_are_gone_the_run_stops_loudly(run):
+def test_a_run_stops_if_all_manifests_are_missing(run):
     commit(run, 5, 8)
     checkpoints.note_best(run, checkpoints.Best(8, 0.9))
     for step in (5, 8):
@@ -123,7 +123,7 @@ def test_a_note_of_the_best_that_is_damaged_is_none(run):
 
 @pytest.mark.parametrize("name", [*FILES, checkpoints.MANIFEST])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "missing"])
-def test_a_damaged_file_is_found_the_checkpoint_marked_and_the_older_one_taken(run, name, damage):
+def test_a_damaged_checkpoint_is_quarantined_and_the_older_one_used(run, name, damage):
     commit(run, 5, 8)
     whole = store.read(path(run, 8, name))
     if damage == "missing" and name == checkpoints.MANIFEST:

@@ -87,7 +87,7 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(run):
     held.__exit__()
 
 
-def test_a_claim_that_was_just_made_is_respected_before_its_first_sign_of_life(run):
+def test_a_new_claim_is_respected_before_its_first_renewal(run):
     me = {"host": "elsewhere", "pid": 4711, "created": 1.0, "time": time.time()}
     store.write(lease._object(run, 1, "json"), json.dumps(me).encode())
     with pytest.raises(ConflictError, match="process 4711 on elsewhere is training"):
@@ -125,7 +125,7 @@ def test_an_owner_that_was_replaced_is_told_by_whom(run, monkeypatch):
     held.__exit__()
 
 
-def test_the_owner_renews_its_claim_and_an_outage_of_the_store_does_not_end_it(run, monkeypatch):
+def test_an_outage_of_the_store_does_not_end_the_lease(run, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.02)
     held = Lease(run, ignore)
     writes = []

@@ -61,7 +61,7 @@ def test_a_mocked_bucket_has_the_record_while_the_run_goes_on(record, bucket):
     assert b'"step": 2' in bucket["metrics.jsonl"]
 
 
-def test_a_mocked_bucket_that_is_away_for_a_while_is_one_warning_and_nothing_is_lost(record, bucket):
+def test_an_outage_of_a_mocked_bucket_is_one_warning(record, bucket):
     bucket.away = True
     pushing = Mirror(record)
     wait_until(lambda: any(event["event"] == "warning" for event in record.events()))
@@ -74,9 +74,7 @@ def test_a_mocked_bucket_that_is_away_for_a_while_is_one_warning_and_nothing_is_
     assert {"config.yaml", "events.jsonl"} <= set(bucket)
 
 
-def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_says_so_once(
-    record, bucket, monkeypatch, capsys
-):
+def test_a_hanging_mocked_bucket_is_waited_for_and_announced_once(record, bucket, monkeypatch, capsys):
     monkeypatch.setattr(mirror, "QUIET_S", 0.05)
     back, to_bucket = threading.Event(), store.write
 
@@ -101,9 +99,7 @@ def test_a_mocked_bucket_that_hangs_at_the_end_is_waited_for_and_the_terminal_sa
     ]
 
 
-def test_a_mocked_bucket_that_answers_with_failures_at_the_end_is_tried_until_the_outage_may_last_no_longer(
-    record, bucket, monkeypatch
-):
+def test_a_failing_mocked_bucket_is_retried_up_to_the_outage_limit(record, bucket, monkeypatch):
     monkeypatch.setattr(store, "RETRY_EVERY_S", 0.01)
     monkeypatch.setattr(mirror, "QUIET_S", 0.05)
     bucket.away = True
@@ -125,7 +121,7 @@ def kinds(record):
     return [event["event"] for event in record.events()]
 
 
-def test_a_mocked_bucket_that_stays_away_is_an_error_with_the_place_of_the_record(record, bucket):
+def test_an_endless_outage_of_a_mocked_bucket_names_the_kept_record(record, bucket):
     bucket.away = True
     pushing = Mirror(record)
     with pytest.raises(StorageError, match=f"The record is kept in {record.folder}"):
@@ -151,7 +147,7 @@ def test_a_record_in_a_folder_is_pushed_nowhere(tmp_path, bucket):
     assert dict(bucket) == {}
 
 
-def test_a_warning_that_finds_no_room_in_the_record_does_not_end_the_pushing(record, bucket, monkeypatch):
+def test_a_full_disk_for_the_warning_does_not_end_the_mirror(record, bucket, monkeypatch):
     def full(*_, **__):
         raise StorageError("storage: no space left.")
 
@@ -166,7 +162,7 @@ def test_a_warning_that_finds_no_room_in_the_record_does_not_end_the_pushing(rec
     assert "config.yaml" in bucket
 
 
-def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(record, bucket, monkeypatch):
+def test_an_unreadable_file_of_the_record_is_an_error(record, bucket, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
@@ -175,7 +171,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_a_record_thought_complete(re
         Mirror(record).finish()
 
 
-def test_once_another_process_has_the_run_its_record_in_the_mocked_bucket_is_left_alone(record, bucket):
+def test_the_mirror_stops_once_another_process_owns_the_run(record, bucket):
     taken_by = [None]
     pushing = Mirror(record, lambda: taken_by[0])
     assert bucket.asked.wait(10)

@@ -116,7 +116,7 @@ def test_pushing_again_sends_what_changed_alone(bucket, monkeypatch):
     assert sent == ["events.jsonl"]
 
 
-def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(bucket):
+def test_a_restart_removes_the_old_result_from_the_bucket(bucket):
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mine.write_result({"status": "failed"})
@@ -125,7 +125,7 @@ def test_how_a_run_ended_is_removed_from_the_bucket_too_when_it_begins_again(buc
     assert mirror.find_run("r1", bucket).result() is None
 
 
-def test_a_name_taken_in_a_bucket_by_another_config_is_refused_with_the_difference(bucket, data_folder):
+def test_a_name_taken_in_a_bucket_is_refused_with_the_difference(bucket, data_folder):
     mine = mirror.open_record(store.join(bucket, "r1"))
     mine.create(CONFIG, {})
     mirror.push(mine)

@@ -177,7 +177,7 @@ def test_an_identity_that_is_refused_is_no_outage_whatever_is_asked(server, monk
 
 
 @pytest.mark.parametrize("server", ["moto", "versitygw"], indirect=True)
-def test_what_was_done_although_the_answer_was_lost_is_not_taken_for_anothers(server, place, monkeypatch):
+def test_a_create_whose_answer_was_lost_is_recognised_as_ours(server, place, monkeypatch):
     with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
         store._store.cache_clear()
