@@ -307,7 +307,9 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
                 "name one of these with --context" if namespaces else "set KUBECONFIG to another file",
             )
         config.load_kube_config(file, context=name, client_configuration=settings)
-    except (config.ConfigException, yaml.YAMLError, OSError) as error:
+    except TrainerError:
+        raise
+    except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, LookupError, TypeError) as error:
         raise ClusterError(
             f"context: the kubeconfig cannot be used ({_first_line(error)})",
             "set KUBECONFIG, or name a context with --context",
@@ -319,7 +321,7 @@ def _check_kubeconfig_exists() -> None:
     paths = os.environ.get("KUBECONFIG") or "~/.kube/config"
     if not any(Path(path).expanduser().exists() for path in paths.split(os.pathsep) if path):
         raise NoKubeconfigError(
-            f"context: there is no kubeconfig at {paths}", "set KUBECONFIG to the file that names the cluster"
+            f"kubeconfig: there is none at {paths}", "set KUBECONFIG to the file that names the cluster"
         )
 
 

@@ -221,7 +221,7 @@ def list_runs(storage: str | None = None, *, context: str | None = None, namespa
         kube = connect(context, namespace)
     except NoKubeconfigError as error:
         place = local_storage()
-        note = f"No cluster was asked: {error.problem}. These are the runs in {place}."
+        note = f"No cluster was asked ({error.problem}). These are the runs in {place}."
         return RunList(records.rows(place), note)
     return RunList(status.rows(kube))
 

@@ -1,7 +1,7 @@
 """How a run on a cluster ended: from its RayJob's status and its driver's last line. Pure functions.
 
-A driver with ``--log-format json`` ends its output with its result: exit code, problem, fix, and whether a retry can help.
-Where that line is missing, or is one of an older driver, the exit code decides about the retry.
+A driver with ``--log-format json`` ends its output with its result: exit code, problem, fix, and whether a retry can
+help. Where that line is missing, or is one of an older driver, the exit code decides about the retry.
 """
 
 from __future__ import annotations
