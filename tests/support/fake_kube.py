@@ -1,4 +1,4 @@
-"""A stand-in for `KubeClient` that holds its objects in memory, and RayJobs and pods as `kubectl get -o json` has them."""
+"""A stand-in for `KubeClient` with its objects in memory, and RayJobs and pods as `kubectl get -o json` has them."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from trainer.cli.options import (
     Context,
@@ -26,7 +26,7 @@ from trainer.cli.options import (
     run_name,
 )
 from trainer.errors import ExitCode
-from trainer.observe.text import cell, clean, console, say
+from trainer.observe.text import clean, say
 from trainer.storage import store
 
 if TYPE_CHECKING:
@@ -153,10 +153,10 @@ def status(
     result = found.pop("result", None)
     if result is not None:
         found["numbers"] = numbers(result)
-    width = max(map(len, found))
-    for key, value in found.items():  # a line for each, however long: a table would wrap it
-        for line in value if isinstance(value, list) else [value]:
-            say(f" {key.replace('_', ' '):{width}}  {clean(line)}")
+    lines = [
+        (key, value) for key, values in found.items() for value in (values if isinstance(values, list) else [values])
+    ]
+    _show_columns([(key.replace("_", " "), str(value)) for key, value in lines])
 
 
 def logs(
@@ -197,10 +197,11 @@ def list_runs(
     runs = client.list_runs(storage, context=context, namespace=namespace)
     if runs.note:
         _note(runs.note)
-    table = Table("run", "state", "epoch", "accuracy", "ended", box=None)
-    for row in runs.rows:
-        table.add_row(cell(row.run), cell(row.state), cell(row.epoch), cell(row.accuracy), cell(row.ended))
-    console().print(table) if runs.rows else say("There are no runs.")
+    if runs.rows:
+        header = ("run", "state", "epoch", "accuracy", "ended")
+        _show_columns([header, *((row.run, row.state, row.epoch, row.accuracy, row.ended) for row in runs.rows)])
+    else:
+        say("There are no runs.")
 
 
 def doctor(
@@ -238,13 +239,20 @@ def doctor(
 
 
 def _show_checks(checks: list[Check]) -> None:
-    where_width = max(len(clean(check.where)) for check in checks)
-    what_width = max(len(clean(check.what)) for check in checks)
-    for check in checks:  # a line for each, however long
-        fix = f" → {check.fix}" if check.fix else ""
-        state = check.state.value
-        names = f"{clean(check.where):{where_width}}  {clean(check.what):{what_width}}"
-        say(clean(f"{state:7}  {names}  {check.found}{fix}"), style=STYLES[state])
+    rows = [
+        (check.state.value, check.where, check.what, f"{check.found} → {check.fix}" if check.fix else check.found)
+        for check in checks
+    ]
+    _show_columns(rows, [STYLES[check.state.value] for check in checks])
+
+
+def _show_columns(rows: Sequence[tuple[str, ...]], styles: Sequence[str] | None = None) -> None:
+    """Print aligned columns, each row on one line, however long: a table would wrap and shorten cells."""
+    cells = [[clean(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, style in zip(cells, styles or [""] * len(cells), strict=True):
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        say(line.rstrip(), style=style)
 
 
 def _note(text: str) -> None:

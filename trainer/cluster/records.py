@@ -80,7 +80,7 @@ def describe(storage: str, name: str) -> RunStatus:
             ended=sentence(str(error or f"Run {name} {_state(result)}")) if result else None,
             result=result or None,
         )
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StorageError(
             f"{place} is damaged ({type(error).__name__}: {error})",
             "run the same `trainer train` or `trainer submit` again: it rebuilds what it can",
