@@ -18,7 +18,7 @@ def test_deploy_ends_ready_and_says_what_to_do_next(deployed):
     assert "kubectl --context kind-fashion-mnist-test apply -f k8s/rayjob.yaml" in deployed
 
 
-def test_prometheus_reads_the_monitors_when_the_cluster_is_said_to_be_ready(deployed, prometheus):
+def test_prometheus_reads_the_monitors_once_the_deploy_is_ready(deployed, prometheus):
     # before that it takes up to three minutes, in which a run would not be seen
     monitors = {f"podMonitor/monitoring/{name_of(each)}/0" for each in get("podmonitors", namespace="monitoring")}
     assert monitors

@@ -24,7 +24,7 @@ def wrong(found):
     return [each for each in found if each["state"] == "wrong"]
 
 
-def test_a_healthy_cluster_is_healthy_seen_from_here_and_from_a_pod_of_each_group(deployed, store):
+def test_a_healthy_cluster_is_healthy_from_here_and_from_its_pods(deployed, store):
     code, found = doctor()
     assert (code, wrong(found)) == (ExitCode.OK, [])
     seen = {(each["where"], each["what"]) for each in found}
@@ -40,7 +40,7 @@ def test_a_healthy_cluster_is_healthy_seen_from_here_and_from_a_pod_of_each_grou
     assert "s3://runs: written, read and deleted" in storage["found"]
     assert storage["found"].endswith("as access key training")
     (gpu,) = [each for each in found if each["where"] == "gpu"]
-    assert "no node is known to have nvidia.com/gpu" in gpu["found"]
+    assert "no node offers nvidia.com/gpu" in gpu["found"]
     assert [name for name in (kube.name_of(job) for job in get("rayjobs")) if name.startswith("doctor-")] == []
     assert cluster_cli.pods_of("doctor") == []
 
@@ -144,7 +144,7 @@ def test_a_planted_fault_is_found_with_its_fix(deployed, store, fault):
     assert code == expected
 
 
-def test_lacking_rights_are_named_and_nothing_is_made(deployed, nobody):
+def test_missing_rights_are_named_and_nothing_is_created(deployed, nobody):
     code, found = doctor(kubeconfig=nobody)
     assert code == ExitCode.CLUSTER
     (rights,) = [each for each in found if each["what"] == "rights"]
@@ -155,7 +155,7 @@ def test_lacking_rights_are_named_and_nothing_is_made(deployed, nobody):
 def test_a_namespace_without_the_chart_is_found(deployed):
     code, found = doctor_in("default")
     assert code == ExitCode.CLUSTER
-    assert "holds no release of helm/training" in wrong(found)[0]["found"]
+    assert "has no release of helm/training" in wrong(found)[0]["found"]
 
 
 def doctor_in(namespace):

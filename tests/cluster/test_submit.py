@@ -27,7 +27,7 @@ def followed(deployed, store):
     return trainer("submit", "--name", RUN, "--set", "epochs=2", "--workers", "2", log_format="json")
 
 
-def test_a_run_that_is_waited_for_ends_with_its_record_s_result_and_shows_progress(followed, store):
+def test_a_followed_run_shows_progress_and_its_records_result(followed, store):
     code, command = followed
     assert code == ExitCode.OK, command.text
     events = command.events()
@@ -41,7 +41,7 @@ def test_a_run_that_is_waited_for_ends_with_its_record_s_result_and_shows_progre
     assert any("is starting" in message for message in said)
 
 
-def test_its_config_is_what_was_asked_for_over_the_chart_s_and_over_the_recipe(followed, store):
+def test_the_config_is_the_users_over_the_charts_over_the_recipes(followed, store):
     config = open_record(f"{store}/{RUN}").config()
     assert (config.epochs, config.workers, config.cpus_per_worker) == (2, 2, 1)
     job = get("rayjob", RUN)
@@ -60,7 +60,7 @@ def test_kubectl_shows_the_progress_in_the_columns_of_the_docs(followed):
 def test_submitting_a_finished_run_again_shows_its_result_at_once(followed):
     code, command = trainer("submit", "--name", RUN, "--set", "epochs=2", "--workers", "2")
     assert code == ExitCode.OK
-    assert "is there already, with this config" in command.text
+    assert "exists already, with this config" in command.text
     assert f"Run {RUN} finished: test accuracy" in command.text
 
 
@@ -89,10 +89,10 @@ def test_another_config_under_the_name_is_refused_with_the_difference(followed):
         (["--set", "epochs=none"], ExitCode.CONFIG, "epochs: 'none' is not valid"),
         (["--name", "1st"], ExitCode.CONFIG, "cannot name a RayJob, which begins with a letter"),
         (["--cluster", "standing"], ExitCode.CONFIG, "set cluster.enabled=true"),
-        (["--namespace", "default"], ExitCode.CLUSTER, "default of .* holds no release of helm/training"),
+        (["--namespace", "default"], ExitCode.CLUSTER, "default of .* has no release of helm/training"),
     ],
 )
-def test_what_can_be_known_beforehand_is_refused_and_nothing_is_made(deployed, arguments, code, words):
+def test_what_is_known_beforehand_is_refused_and_nothing_created(deployed, arguments, code, words):
     before = {kube.name_of(job) for job in get("rayjobs")}
     returned, command = trainer("submit", "--name", "refused", *arguments)
     assert returned == code, command.text
@@ -100,7 +100,7 @@ def test_what_can_be_known_beforehand_is_refused_and_nothing_is_made(deployed, a
     assert {kube.name_of(job) for job in get("rayjobs")} == before
 
 
-def test_without_rights_each_missing_one_is_named(nobody):
+def test_each_missing_right_is_named(nobody):
     code, command = trainer("submit", "--name", "refused", kubeconfig=nobody)
     assert code == ExitCode.CLUSTER
     assert "rights: you may not get rayjobs" in command.text
@@ -118,17 +118,17 @@ def first_seen(pattern):
     """When an event like this was first seen in the namespace."""
     events = json.loads(kubectl("get", "events", "-o", "json"))["items"]
     found = [each for each in events if re.search(pattern, each.get("message") or "")]
-    return min((diagnose.seconds(each.get("firstTimestamp") or each["eventTime"]) for each in found), default=0.0)
+    return min((diagnose.timestamp(each.get("firstTimestamp") or each["eventTime"]) for each in found), default=0.0)
 
 
 def driver_ended(run):
     """When the driver of a run ended, by its RayJob."""
     ended = get("rayjob", run)["status"].get("rayJobInfo", {}).get("endTime")
-    return diagnose.seconds(ended) if ended else 0.0
+    return diagnose.timestamp(ended) if ended else 0.0
 
 
 # of the chart, of the command; exit code, words, and when it could be known
-HELD_UP = {
+CANNOT_START = {
     "wrong-image": (
         ["image.tag=nope"],
         [],
@@ -147,22 +147,22 @@ HELD_UP = {
         [],
         ["--gpu", "--workers", "1"],
         ExitCode.RESOURCES,
-        "no node has nvidia.com/gpu: worker pod no-gpu-.* of group gpu has been asked for .* s ago",
+        "no node has nvidia.com/gpu: worker pod no-gpu-.* \\(group gpu\\) has been pending for .* s",
         lambda: first_seen(r"Insufficient nvidia\.com/gpu"),
     ),
     "over-quota": (
         ["quota.requests\\.memory=300Mi"],
         [],
         ExitCode.RESOURCES,
-        "quota: RayCluster over-quota-.* may not make a pod: exceeded quota training, requested: requests.memory=",
+        "quota: RayCluster over-quota-.* may not create a pod: exceeded quota training, requested: requests.memory=",
         lambda: first_seen("exceeded quota"),
     ),
 }
 
 
-@pytest.mark.parametrize("run", kube.long_but(HELD_UP))
-def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deployed, store, run):
-    values, arguments, expected, words, known_at = HELD_UP[run]
+@pytest.mark.parametrize("run", kube.long_but(CANNOT_START))
+def test_a_run_that_cannot_start_is_given_up_with_the_fix_in_time(deployed, store, run):
+    values, arguments, expected, words, known_at = CANNOT_START[run]
     kube.forget(store, run)
     with chart(*values):
         code, command = trainer("submit", "--name", run, *arguments, seconds=180)
@@ -175,19 +175,19 @@ def test_what_holds_a_run_up_is_said_with_the_remedy_and_given_up_in_time(deploy
 
 
 @pytest.mark.long
-def test_without_an_operator_it_is_said_that_nobody_takes_the_run_up(deployed, store):
+def test_a_missing_operator_is_named(deployed, store):
     kube.forget(store, "no-operator")
     operator = ("deployment/kuberay-operator", "--namespace", "kuberay-system")
     kubectl("scale", "--replicas=0", "deployment/kuberay-operator", namespace="kuberay-system")
     kubectl("rollout", "status", "deployment/kuberay-operator", namespace="kuberay-system")
     try:
         code, command = trainer("submit", "--name", "no-operator")
-        made = diagnose.seconds(get("rayjob", "no-operator")["metadata"]["creationTimestamp"])
+        made = diagnose.timestamp(get("rayjob", "no-operator")["metadata"]["creationTimestamp"])
     finally:
         kubectl("scale", "--replicas=1", "deployment/kuberay-operator", namespace=operator[2])
     cluster_cli.remove("no-operator")
     assert code == ExitCode.CLUSTER
-    assert "nobody has taken up RayJob no-operator" in command.text
+    assert "no operator has picked up RayJob no-operator" in command.text
     ends_within_time(command, made)
 
 
@@ -205,7 +205,7 @@ FAILING = {
         ["storage.uri=s3://nope"],
         [],
         ExitCode.STORAGE,
-        "storage: s3://nope.* cannot be .*there is no such bucket; make it first",
+        "storage: s3://nope.* cannot be .*there is no such bucket; create it",
     ),
     "wrong-keys": (
         ["storage.existingSecret=wrong-keys"],
@@ -223,7 +223,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("run", kube.long_but(FAILING, "diverges"))
-def test_a_run_that_fails_ends_with_its_own_sentence_and_no_new_cluster_is_made_in_vain(wrong_keys, store, run):
+def test_a_lasting_failure_ends_the_run_without_another_cluster(wrong_keys, store, run):
     values, arguments, expected, words = FAILING[run]
     kube.forget(store, run)
     with chart(*values):
@@ -242,7 +242,7 @@ def test_a_run_that_fails_ends_with_its_own_sentence_and_no_new_cluster_is_made_
     ends_within_time(command, ended)
 
 
-def test_a_run_past_its_deadline_was_stopped_and_the_limit_is_named(deployed, store):
+def test_a_missed_deadline_stops_the_run_and_is_named(deployed, store):
     kube.forget(store, "too-long")
     with chart("job.activeDeadlineSeconds=35"):
         code, command = trainer("submit", "--name", "too-long", "--set", "epochs=200")
@@ -256,13 +256,13 @@ def test_twenty_submits_of_one_name_at_once_make_one_rayjob(deployed, store):
     crowd = [cluster_cli.start("submit", "--name", "crowd", "--no-wait") for _ in range(20)]
     assert [command.wait(180) for command in crowd] == [0] * 20, [command.text for command in crowd]
     assert sum(command.saw(": submitted") for command in crowd) == 1
-    assert sum(command.saw("is there already") for command in crowd) == 19
+    assert sum(command.saw("exists already") for command in crowd) == 19
     jobs = [job for job in get("rayjobs") if kube.name_of(job) == "crowd"]
     assert len(jobs) == 1
     cluster_cli.remove("crowd")
 
 
-def test_ctrl_c_detaches_attaching_again_goes_on_and_stop_ends_it_for_everybody(deployed, store):
+def test_ctrl_c_detaches_and_stop_ends_the_run_for_every_follower(deployed, store):
     run = "let-go"
     kube.forget(store, run)
     arguments = ["submit", "--name", run, "--set", "epochs=300"]
@@ -270,9 +270,9 @@ def test_ctrl_c_detaches_attaching_again_goes_on_and_stop_ends_it_for_everybody(
     wait_for("it trains", lambda: first.saw("epoch 1/300"), 240)
     first.interrupt()
     assert first.wait(20) == ExitCode.INTERRUPTED
-    assert f"Detached; the run goes on. See it: trainer status {run}." in first.text
+    assert f"Detached; the run continues. See it: trainer status {run}." in first.text
     second = cluster_cli.start(*arguments)
-    wait_for("it is followed again", lambda: second.saw(r"is there already") and second.saw(r"epoch \d+/300"), 60)
+    wait_for("it is followed again", lambda: second.saw(r"exists already") and second.saw(r"epoch \d+/300"), 60)
     code, stop = trainer("stop", run)
     assert code == ExitCode.OK, stop.text
     assert second.wait(60) == ExitCode.INTERRUPTED
@@ -339,13 +339,15 @@ class Tunnel:
 
 
 @pytest.mark.long
-def test_a_cut_connection_another_api_server_and_a_lost_head_are_survived_with_the_true_result(through_a_tunnel, store):
+def test_a_follower_survives_lost_connections_and_a_lost_head(through_a_tunnel, store):
     run, (kubeconfig, tunnel) = "survivor", through_a_tunnel
     kube.forget(store, run)
     command = cluster_cli.start("submit", "--name", run, "--set", "epochs=60", kubeconfig=kubeconfig)
     wait_for("it trains", lambda: command.saw("epoch 1/60"), 240)
     tunnel.cut()
-    wait_for("the cut is said", lambda: command.saw(r"does not answer .* The run goes on, and is asked for again"), 60)
+    wait_for(
+        "the cut is said", lambda: command.saw(r"is unreachable .* The run continues; retrying the connection"), 60
+    )
     tunnel.open()
     wait_for("it is connected again", lambda: command.saw("connected again after"), 60)
     restart_api_server()

@@ -1,17 +1,14 @@
-"""The commands for runs on a Kubernetes cluster: parse, call, print, exit code. No logic."""
+"""The commands for runs on a Kubernetes cluster: parse, call, print, exit code."""
 
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from trainer import resolve
 from trainer.cli.options import (
     Context,
     CpusPerWorker,
@@ -26,17 +23,28 @@ from trainer.cli.options import (
     Runs,
     Workers,
     as_overrides,
+    run_name,
 )
 from trainer.errors import ExitCode
+from trainer.observe.text import clean, say
 from trainer.storage import store
 
 if TYPE_CHECKING:
-    from trainer.cluster.api import Cluster, Object
-    from trainer.cluster.outcome import Outcome
-    from trainer.config import Config
-    from trainer.doctor.machine import Check
+    from trainer.cluster.client import Outcome, Run
+    from trainer.doctor.check import Check
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+# By default a run's record is not read, or where a run's pods keep it cannot be reached from here.
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where the run's record is, as seen from here, if its RayJob or log is gone: a folder, or s3://, gs:// or "
+        "az://bucket/prefix.",
+        envvar="TRAINER_STORAGE",
+    ),
+]
+STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 class Kind(str, Enum):
@@ -63,144 +71,146 @@ def submit(
     cpus_per_worker: CpusPerWorker = None,
     cluster: Annotated[Kind, typer.Option(help="A Ray cluster of the run's own, or the standing one.")] = Kind.OWN,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
     log_format: Format = LogFormat.AUTO,
 ) -> None:
-    """Train on a Kubernetes cluster: make a RayJob, follow it, and end as it ends. Again: follow the same run."""
-    from trainer.cluster import rayjob
-    from trainer.cluster import submit as submitting
+    """Train on a Kubernetes cluster: create a RayJob, follow it, and exit with its exit code.
 
-    given = as_overrides(overrides, workers, gpu, cpus_per_worker)
-    run = name or f"{recipe or resolve.DEFAULT_RECIPE}-{time.strftime('%Y%m%d-%H%M%S')}"
-    rayjob.check_name(run)  # before the cluster is asked anything
-    there = _cluster(context, namespace)
-    done = submitting.submit(there, run, cluster.value, recipe, file, given, _aside)
+    The same command again follows the same run.
+    """
+    from trainer.cluster import client
+
+    run = client.submit(
+        run_name(name, recipe),
+        recipe=recipe,
+        file=file,
+        overrides=as_overrides(overrides, workers, gpu, cpus_per_worker),
+        cluster=cluster.value,
+        context=context,
+        namespace=namespace,
+        log=_note,
+    )
     if log_format is not LogFormat.JSON:
-        begun = "submitted" if done.made else "is there already, with this config; following it"
-        typer.echo(f"Run {run} in {there.namespace} of {there.context}: {begun}.")
+        state = "submitted" if run.created else "exists already, with this config; joining it"
+        say(f"Run {run.name} in {run.namespace} of {run.context}: {state}.")
     if wait:
-        _follow(there, done.job, done.config, log_format)
+        _follow(run, storage, log_format)
     else:
-        typer.echo(_how_to_come_back(run))
+        say(_how_to_return(run.name))
 
 
-def _follow(cluster: Cluster, job: Object, config: Config, log_format: LogFormat) -> None:
-    from trainer.cluster.follow import Watch
+def _follow(run: Run, storage: str | None, log_format: LogFormat) -> None:
+    from trainer.cluster import client
     from trainer.observe import display
 
-    shown = display.choose(log_format.value, config)
+    shown = display.choose(log_format.value, run.config)
     try:
-        ended = Watch(cluster, job, config, shown).until_end()
+        ended = client.follow(run, shown, storage)
     except KeyboardInterrupt:
         shown.close()
-        typer.echo(f"\nDetached; the run goes on. {_how_to_come_back(job['metadata']['name'])}")
+        say(f"\nDetached; the run continues. {_how_to_return(run.name)}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BaseException:
+    finally:
         shown.close()
-        raise
-    shown.close()
-    _show_end(ended, job, log_format)
+    _show_end(run, ended, log_format)
 
 
-def _how_to_come_back(run: str) -> str:
-    return f"See it: trainer status {run}. Follow it: the same submit again. End it: trainer stop {run}."
+def _how_to_return(run: str) -> str:
+    return f"See it: trainer status {run}. Follow it: the same submit again. Stop it: trainer stop {run}."
 
 
-def _show_end(ended: Outcome, job: Object, log_format: LogFormat) -> None:
-    from trainer.cluster import rayjob
-    from trainer.cluster.outcome import as_result
+def _show_end(run: Run, ended: Outcome, log_format: LogFormat) -> None:
+    from trainer.cluster.status import numbers
 
     if log_format is LogFormat.JSON:
-        typer.echo(json.dumps({"event": "result", **as_result(ended)}))
-    if ended.code is not ExitCode.OK:
+        typer.echo(json.dumps({"event": "result", **ended.as_result()}))
+    if ended.status == "pending":
+        _note(f"The RayJob stays: the same submit follows it again, `trainer stop {run.name}` ends it.")
+    if ended.exit_code is not ExitCode.OK:
         raise ended.error()
     if log_format is not LogFormat.JSON:
-        kept = rayjob.storage_of(job)
-        place = f"; its record is {store.join(kept, job['metadata']['name'])}" if kept else ""
-        typer.echo(f"{ended.sentence[:-1]}: {_numbers(ended.result)}{place}.")
-
-
-def _numbers(result: dict[str, Any] | None) -> str:
-    if not result or result.get("test_accuracy") is None:
-        return "its numbers are in the record"
-    wall = f", {result['seconds']['wall']:.1f} s in all" if "seconds" in result else ""
-    return f"test accuracy {result['test_accuracy']:.2%}, test loss {result['test_loss']:.4f}{wall}"
+        record = f"; its record is {run.record}" if run.record else ""
+        say(f"{ended.problem}: {numbers(ended.result)}{record}.")
 
 
 def status(
-    run: Run,
+    run: RunName,
+    storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How a run on the cluster gets on, what holds it up, and how it ended."""
-    from trainer.cluster import status as runs_on_cluster
+    """Show how a run on the cluster is getting on, what it waits for, and how it ended."""
+    from trainer.cluster import client
+    from trainer.cluster.status import numbers
 
-    found = runs_on_cluster.look(_cluster(context, namespace), run)
+    found = client.status_of(run, context=context, namespace=namespace, storage=storage).as_dict()
     if as_json:
         typer.echo(json.dumps(found))
         return
-    if result := found.pop("result", None):
-        found["numbers"] = _numbers(result)
-    table = Table(box=None, show_header=False)
-    for key, value in found.items():
-        for each in value if isinstance(value, list) else [value]:
-            table.add_row(key.replace("_", " "), str(each))
-    Console(highlight=False, soft_wrap=True).print(table)
+    result = found.pop("result", None)
+    if result is not None:
+        found["numbers"] = numbers(result)
+    lines = [
+        (key, value) for key, values in found.items() for value in (values if isinstance(values, list) else [values])
+    ]
+    _show_columns([(key.replace("_", " "), str(value)) for key, value in lines])
 
 
 def logs(
-    run: Run,
+    run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run ends.")] = False,
+    storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """The driver's log of a run on the cluster."""
-    from trainer.cluster import status as runs_on_cluster
+    """Print the driver's log of a run on the cluster; of one whose RayJob is gone, its record's events and points."""
+    from trainer.cluster import client
 
-    for line in runs_on_cluster.log(_cluster(context, namespace), run, follow):
-        typer.echo(line)
+    for line in client.logs(run, follow=follow, context=context, namespace=namespace, storage=storage):
+        say(line)
 
 
-def stop(run: Run, context: Context = None, namespace: Namespace = None) -> None:
-    """Stop a run on the cluster: its pods go, its record stays; submitted again, it continues."""
-    from trainer.cluster import submit as submitting
+def stop(run: RunName, storage: Storage = None, context: Context = None, namespace: Namespace = None) -> None:
+    """Stop a run on the cluster: its pods go, its record stays; submitted again, it resumes."""
+    from trainer.cluster import client
 
-    _aside(f"Stopping {run}: its driver is told, and its pods are waited for.")
-    submitting.stop(_cluster(context, namespace), run)
-    typer.echo(f"Run {run} is stopped and its pods are gone; its record stays, and submitting it again continues it.")
+    _note(f"Stopping {run}: signalling the driver and waiting for its pods to terminate.")
+    record = client.stop(run, context=context, namespace=namespace, storage=storage).record
+    say(f"Run {run} is stopped and its pods are gone; its record is kept. Submit it again to resume.")
+    if record is not None:
+        say(f"Its record {record.record}: {record.state}, epoch {record.progress.get('epoch', '–')}.")
 
 
 def list_runs(
-    place: Annotated[
+    storage: Annotated[
         str | None, typer.Option("--storage", help="List the runs kept there instead: s3://bucket/prefix, or a folder.")
     ] = None,
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """The runs of a namespace, or those of a storage: also the ones whose cluster is gone."""
-    from trainer.cluster import status as runs_on_cluster
+    """List the runs of a namespace, or those of a storage: also the ones whose cluster is gone."""
+    from trainer.cluster import client
 
-    of_storage = place is not None
-    found = (
-        runs_on_cluster.kept(store.normalise(place or ""))
-        if of_storage
-        else runs_on_cluster.on_cluster(_cluster(context, namespace))
-    )
-    table = Table("run", "state", "epoch", "accuracy", "ended", box=None)
-    for row in found:
-        table.add_row(*row)
-    Console(highlight=False).print(table if found else "There are no runs.")
+    runs = client.list_runs(storage, context=context, namespace=namespace)
+    if runs.note:
+        _note(runs.note)
+    if runs.rows:
+        header = ("run", "state", "epoch", "accuracy", "ended")
+        _show_columns([header, *((row.run, row.state, row.epoch, row.accuracy, row.ended) for row in runs.rows)])
+    else:
+        say("There are no runs.")
 
 
 def doctor(
     of_cluster: Annotated[
         bool,
-        typer.Option("--cluster", help="Look at a Kubernetes cluster too, from here and from a pod of each group."),
+        typer.Option("--cluster", help="Check a Kubernetes cluster too, from here and from a pod of each group."),
     ] = False,
     nodes: Annotated[
-        bool, typer.Option("--nodes", help="Look at every node of the Ray cluster of RAY_ADDRESS.")
+        bool, typer.Option("--nodes", help="Check every node of the Ray cluster of RAY_ADDRESS instead.")
     ] = False,
     runs: Runs = "runs",
     data: Data = None,
@@ -209,38 +219,41 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each check.")] = False,
 ) -> None:
     """Check this machine, and a cluster, before a run: a line for each thing, with its fix where it is wrong."""
-    from trainer.doctor import kubernetes as looking
-    from trainer.doctor import machine
+    from trainer.cluster.client import connect
+    from trainer.doctor import kubernetes, machine, ray_nodes
+    from trainer.doctor.check import worst
 
-    place, folder = store.normalise(runs), data.expanduser().absolute() if data else None
-    found = looking.on_nodes(place, folder) if nodes else machine.here("here", place, folder)
+    place = store.normalise(runs)
+    folder = data.expanduser().absolute() if data else None
+    checks = ray_nodes.checks(place, folder) if nodes else machine.checks("here", place, folder)
     if of_cluster:
-        found += looking.of_cluster(_cluster(context, namespace), _aside)
-    code = looking.worst(found)
+        checks += kubernetes.checks(connect(context, namespace), _note)
+    code = worst(checks)
     if as_json:
-        for each in found:
-            typer.echo(json.dumps({"event": "check", **each.as_dict()}))
+        for check in checks:
+            typer.echo(json.dumps({"event": "check", **check.as_dict()}))
         typer.echo(json.dumps({"event": "result", "status": "finished", "exit_code": int(code)}))
     else:
-        _show_checks(found)
+        _show_checks(checks)
     raise typer.Exit(code)
 
 
-def _show_checks(found: list[Check]) -> None:
-    styles = {"ok": "green", "warning": "yellow", "wrong": "red"}
-    console = Console(highlight=False, soft_wrap=True)  # a line for each, however long
-    widths = [max(len(each.where) for each in found), max(len(each.what) for each in found)]
-    for each in found:
-        fix = f" → {each.fix}" if each.fix else ""
-        line = f"{each.state.value:7}  {each.where:{widths[0]}}  {each.what:{widths[1]}}  {each.found}{fix}"
-        console.print(line, style=styles[each.state.value], markup=False)
+def _show_checks(checks: list[Check]) -> None:
+    rows = [
+        (check.state.value, check.where, check.what, f"{check.found} → {check.fix}" if check.fix else check.found)
+        for check in checks
+    ]
+    _show_columns(rows, [STYLES[check.state.value] for check in checks])
 
 
-def _aside(text: str) -> None:
-    typer.echo(text, err=True)  # what is said while something takes its time is not the answer
+def _show_columns(rows: Sequence[tuple[str, ...]], styles: Sequence[str] | None = None) -> None:
+    """Print aligned columns, each row on one line, however long: a table would wrap and shorten cells."""
+    cells = [[clean(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, style in zip(cells, styles or [""] * len(cells), strict=True):
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        say(line.rstrip(), style=style)
 
 
-def _cluster(context: str | None, namespace: str | None) -> Cluster:
-    from trainer.cluster.api import Cluster
-
-    return Cluster(context, namespace)
+def _note(text: str) -> None:
+    say(text, stderr=True)  # what is said while something takes time is not the answer

@@ -1,7 +1,7 @@
-"""The Kubernetes API as the commands for runs on a cluster need it: plain objects, and every refusal as a sentence.
+"""The Kubernetes API, as far as runs need it: plain objects in and out, and every refusal as an error with its fix.
 
 Objects are dictionaries with the keys of their YAML. The client library is imported when a cluster is asked for the
-first time: nothing else of the trainer waits for it.
+first time: no other command has to wait for it.
 """
 
 from __future__ import annotations
@@ -12,132 +12,149 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from trainer.errors import ClusterError, ConflictError, LostConnectionError, ResourceError, TrainerError
 
-Object = dict[str, Any]
+KubeObject = dict[str, Any]
 
-RAY = ("ray.io", "v1")
-NAMESPACE = "training"  # where `make deploy` installs the chart
-OURS = "app.kubernetes.io/part-of=fashion-mnist-on-ray"
-TEMPLATE = "app.kubernetes.io/component=job-template"
-RUNS = f"{OURS},app.kubernetes.io/component=run"
-ANSWER_S = (5, 20)  # to connect, and for an answer to begin
-# what following a run needs, as helm/training gives it to access.subjects: verb, API group, resource
+RAY_API = ("ray.io", "v1")
+DEFAULT_NAMESPACE = "training"  # where `make deploy` installs the chart
+PART_OF = "app.kubernetes.io/part-of=fashion-mnist-on-ray"
+JOB_TEMPLATE = f"{PART_OF},app.kubernetes.io/component=job-template"
+RUN = f"{PART_OF},app.kubernetes.io/component=run"
+TIMEOUTS_S = (5, 20)  # to connect, and until an answer begins
+# What the commands need: verb, API group, resource. helm/training grants it to access.subjects.
 RIGHTS = [
     *((verb, "ray.io", "rayjobs") for verb in ("get", "list", "create", "patch", "delete")),
+    ("get", "ray.io", "rayclusters"),
     *(("get", "", resource) for resource in ("configmaps", "pods/log")),
     *(("list", "", resource) for resource in ("configmaps", "pods", "events")),
 ]
+# Without it the diagnosis of a pending pod is less exact: no namespaced role can grant it.
+OPTIONAL_RIGHTS = [("list", "", "nodes")]
 
 
-class TakenError(ConflictError):
-    """There is an object of this name."""
+class AlreadyExistsError(ConflictError):
+    """An object of this name exists."""
 
 
-class Cluster:
-    """One namespace of one cluster, through a context of the kubeconfig; in a pod, through its service account.
+class ContainerNotStartedError(ClusterError):
+    """The container has no log yet."""
 
-    Every method raises LostConnectionError if the API server does not answer, and ClusterError if it refuses.
+
+class NoKubeconfigError(ClusterError):
+    """No cluster was named, and there is no kubeconfig that names one."""
+
+
+class KubeClient:
+    """A client for one namespace of one cluster: by a context of the kubeconfig, in a pod by its service account.
+
+    Every method raises LostConnectionError if the API server is unreachable, and ClusterError if it refuses.
     """
 
     def __init__(self, context: str | None = None, namespace: str | None = None):
-        self._api, self.context, own = _connect(context)
-        self.namespace = namespace or own or NAMESPACE
-        self._ahead = 0.0  # of the cluster's clock before this machine's, in seconds
+        api, name, default_namespace = _connect(context)
+        self._api = api
+        self._clock_ahead_s = 0.0
+        self.context = name
+        self.namespace = namespace or default_namespace or DEFAULT_NAMESPACE
 
     @property
-    def ahead(self) -> float:
+    def clock_ahead_s(self) -> float:
         """How far the cluster's clock is ahead of this machine's, in seconds; known after the first answer."""
-        return self._ahead
+        return self._clock_ahead_s
 
     @property
     def now(self) -> float:
-        """The time on the cluster, in seconds since 1970: its objects are stamped with it."""
-        return time.time() + self._ahead
+        """The time on the cluster, in seconds since 1970: its objects carry times of that clock."""
+        return time.time() + self._clock_ahead_s
 
-    def template(self) -> tuple[str, dict[str, str]]:
-        """The chart's release in this namespace, and its job templates by key.
+    def job_templates(self) -> tuple[str, dict[str, str]]:
+        """Return the name of the chart's release in this namespace, and its job templates by key.
 
         Raises:
-            ClusterError: there is none, or more than one.
+            ClusterError: the namespace has no release, or more than one.
         """
-        found = self._list("list_namespaced_config_map", label_selector=f"{OURS},{TEMPLATE}")
-        if len(found) != 1:
-            releases = ", ".join(each["metadata"]["name"].removesuffix("-rayjob") for each in found)
-            how = f"more than one release of helm/training ({releases})" if found else "no release of helm/training"
+        suffix = "-rayjob"
+        config_maps = self._list("list_namespaced_config_map", label_selector=JOB_TEMPLATE)
+        releases = [config_map["metadata"]["name"].removesuffix(suffix) for config_map in config_maps]
+        if len(releases) != 1:
+            number = f"more than one release of helm/training ({', '.join(releases)})" if releases else ""
             raise ClusterError(
-                f"namespace: {self.namespace} of {self.context} holds {how}; name the right one with --namespace, "
-                "or install the chart there: make deploy."
+                f"namespace: {self.namespace} of {self.context} has {number or 'no release of helm/training'}",
+                "name the right one with --namespace, or install the chart there: make deploy",
             )
-        return found[0]["metadata"]["name"].removesuffix("-rayjob"), found[0]["data"]
+        return releases[0], config_maps[0]["data"]
 
-    def settings(self, release: str) -> str:
-        """The release's ``train.yaml``: what all runs here begin with."""
-        found = self._core("read_namespaced_config_map", f"{release}-config", self.namespace)
-        return str((found or {}).get("data", {}).get("train.yaml", ""))
+    def train_settings(self, release: str) -> str:
+        """Return the release's ``train.yaml``: the settings of all runs in this namespace."""
+        config_map = self._core("read_namespaced_config_map", f"{release}-config", self.namespace)
+        return str((config_map or {}).get("data", {}).get("train.yaml", ""))
 
-    def job(self, name: str) -> Object | None:
-        """The RayJob of this name."""
-        found: Object | None = self._ray("get_namespaced_custom_object", "rayjobs", name)
-        return found
+    def rayjob(self, name: str) -> KubeObject | None:
+        """Return the RayJob of this name, or None if there is none."""
+        job: KubeObject | None = self._ray("get_namespaced_custom_object", "rayjobs", name)
+        return job
 
-    def jobs(self) -> list[Object]:
-        """All RayJobs that are runs of ours."""
-        found = self._ray("list_namespaced_custom_object", "rayjobs", label_selector=RUNS)
-        return list((found or {"items": []})["items"])
+    def rayjobs(self) -> list[KubeObject]:
+        """Return the RayJobs of all runs."""
+        answer = self._ray("list_namespaced_custom_object", "rayjobs", label_selector=RUN)
+        return list((answer or {"items": []})["items"])
 
-    def ray_cluster(self, name: str) -> Object | None:
-        """The RayCluster of this name."""
-        found: Object | None = self._ray("get_namespaced_custom_object", "rayclusters", name)
-        return found
+    def raycluster(self, name: str) -> KubeObject | None:
+        """Return the RayCluster of this name, or None if there is none."""
+        cluster: KubeObject | None = self._ray("get_namespaced_custom_object", "rayclusters", name)
+        return cluster
 
-    def create(self, job: Object, dry_run: bool = False) -> Object:
-        """Create a RayJob, or only ask whether it would be admitted.
+    def create_rayjob(self, job: KubeObject, dry_run: bool = False) -> KubeObject:
+        """Create a RayJob; with `dry_run`, only ask whether it would be admitted.
 
         Raises:
-            TakenError: there is one of this name.
-            ClusterError: KubeRay's definition is missing or knows a field not, or admission refuses it.
+            AlreadyExistsError: there is one of this name.
+            ClusterError: KubeRay is not installed or does not know a field, or admission refuses the RayJob.
         """
-        dry = {"dry_run": "All"} if dry_run else {}
-        made: Object | None = self._ray(
-            "create_namespaced_custom_object", "rayjobs", job, field_validation="Strict", **dry
+        options = {"dry_run": "All"} if dry_run else {}
+        created: KubeObject | None = self._ray(
+            "create_namespaced_custom_object", "rayjobs", job, field_validation="Strict", **options
         )
-        if made is None:
+        if created is None:
             raise ClusterError(
-                f"KubeRay: {self.context} does not know rayjobs.ray.io; install its operator: make platform."
+                f"KubeRay: {self.context} does not know rayjobs.ray.io", "install the operator: make platform"
             )
-        return made
+        return created
 
-    def patch(self, name: str, changes: Object) -> None:
-        """Merge changes into a RayJob; one that is gone is no error."""
+    def patch_rayjob(self, name: str, changes: KubeObject) -> None:
+        """Merge changes into a RayJob; if it no longer exists, do nothing."""
         merge = {"_content_type": "application/merge-patch+json"}
         self._ray("patch_namespaced_custom_object", "rayjobs", name, changes, **merge)
 
-    def annotate(self, name: str, values: Mapping[str, str]) -> None:
+    def annotate_rayjob(self, name: str, annotations: Mapping[str, str]) -> None:
         """Put annotations on a RayJob."""
-        self.patch(name, {"metadata": {"annotations": dict(values)}})
+        self.patch_rayjob(name, {"metadata": {"annotations": dict(annotations)}})
 
-    def delete(self, job: Object) -> bool:
-        """Remove a RayJob if it is still this one; whether it was."""
-        meta = job["metadata"]
-        options = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
+    def delete_rayjob(self, job: KubeObject) -> bool:
+        """Delete exactly this RayJob, and return whether it still existed; another one of its name stays."""
+        metadata = job["metadata"]
+        options = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
         try:
-            return bool(self._ray("delete_namespaced_custom_object", "rayjobs", meta["name"], body=options))
-        except ConflictError:  # another of the same name
+            return bool(self._ray("delete_namespaced_custom_object", "rayjobs", metadata["name"], body=options))
+        except ConflictError:  # another one of this name
             return False
 
-    def pods(self) -> list[Object]:
-        """All pods of runs: heads, workers, submitters."""
-        return self._list("list_namespaced_pod", label_selector=OURS)
+    def pods(self) -> list[KubeObject]:
+        """Return all pods of runs: heads, workers, submitters."""
+        return self._list("list_namespaced_pod", label_selector=PART_OF)
 
-    def events(self) -> list[Object]:
-        """Kubernetes' events of the last hour in the namespace."""
+    def events(self) -> list[KubeObject]:
+        """Return the namespace's events; Kubernetes keeps them for an hour."""
         return self._list("list_namespaced_event")
 
-    def nodes(self) -> list[Object] | None:
-        """All nodes, or None if this user may not see them."""
+    def nodes(self) -> list[KubeObject] | None:
+        """Return all nodes, or None if this user may not list them."""
         try:
             return list((self._core("list_node") or {"items": []})["items"])
         except LostConnectionError:
@@ -145,28 +162,37 @@ class Cluster:
         except ClusterError:
             return None
 
-    def log(self, pod: str, container: str, since_s: int | None = None) -> str:
-        """The log of a container, each line after its time; empty if it has none yet, or no longer."""
+    def pod_log(self, pod: str, container: str, since_s: int | None = None) -> str:
+        """Return a container's log, each line after its time; empty before the container starts, or once it is gone."""
         limits = {} if since_s is None else {"since_seconds": max(1, since_s)}
-        arguments = {"container": container, "timestamps": True, **limits}
+        options = {"container": container, "timestamps": True, **limits}
         try:
-            found = self._core("read_namespaced_pod_log", pod, self.namespace, as_json=False, **arguments)
-        except NotYetError:
+            log = self._core("read_namespaced_pod_log", pod, self.namespace, as_json=False, **options)
+        except ContainerNotStartedError:
             return ""
-        return (found or b"").decode(errors="replace") if isinstance(found, bytes | None) else ""
+        return log.decode(errors="replace") if isinstance(log, bytes) else ""
 
-    def may(self, verb: str, group: str, resource: str) -> bool:
-        """Whether this user may do this in the namespace."""
+    def is_allowed(self, verb: str, group: str, resource: str) -> bool:
+        """Return whether this user may do this in the namespace."""
         from kubernetes import client
 
-        resource, _, sub = resource.partition("/")
-        what = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": sub}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-        call = client.AuthorizationV1Api(self._api).create_self_subject_access_review
-        answer = self._ask(call, {**review, "spec": {"resourceAttributes": what}})
+        kind, _, subresource = resource.partition("/")
+        attributes = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": kind,
+            "subresource": subresource,
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = self._ask(client.AuthorizationV1Api(self._api).create_self_subject_access_review, review)
         return bool(answer["status"]["allowed"])
 
-    def _list(self, call: str, **selectors: str) -> list[Object]:
+    def _list(self, call: str, **selectors: str) -> list[KubeObject]:
         return list((self._core(call, self.namespace, **selectors) or {"items": []})["items"])
 
     def _core(self, call: str, *arguments: Any, **options: Any) -> Any:
@@ -174,18 +200,18 @@ class Cluster:
 
         return self._ask(getattr(client.CoreV1Api(self._api), call), *arguments, **options)
 
-    def _ray(self, call: str, kind: str, *arguments: Any, **options: Any) -> Any:
+    def _ray(self, call: str, resource: str, *arguments: Any, **options: Any) -> Any:
         from kubernetes import client
 
-        place = (*RAY, self.namespace, kind)
-        return self._ask(getattr(client.CustomObjectsApi(self._api), call), *place, *arguments, **options)
+        path = (*RAY_API, self.namespace, resource)
+        return self._ask(getattr(client.CustomObjectsApi(self._api), call), *path, *arguments, **options)
 
     def _ask(self, call: Callable[..., Any], *arguments: Any, as_json: bool = True, **options: Any) -> Any:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            answer = call(*arguments, _preload_content=False, _request_timeout=ANSWER_S, **options)
+            answer = call(*arguments, _preload_content=False, _request_timeout=TIMEOUTS_S, **options)
             content = answer.data
         except ApiException as error:
             if error.status == 404:
@@ -193,57 +219,56 @@ class Cluster:
             raise self._refusal(error) from None
         except (HTTPError, OSError) as error:
             raise LostConnectionError(
-                f"cluster: the API server of {self.context} at {self._api.configuration.host} does not answer "
-                f"({_reason(error)}); check the network, or name another with --context."
+                f"cluster: the API server of {self.context} at {self._api.configuration.host} is unreachable "
+                f"({_reason(error)})",
+                "check the network, or name another cluster with --context",
             ) from None
         if date := answer.headers.get("Date"):
-            self._ahead = parsedate_to_datetime(date).timestamp() - time.time()
+            self._clock_ahead_s = parsedate_to_datetime(date).timestamp() - time.time()
         return json.loads(content) if as_json else content
 
     def _refusal(self, error: Any) -> TrainerError:
         where = f"{self.namespace} of {self.context}"
-        return refusal(error.status, _message(error), where) if error.status else broken_off(_message(error), where)
+        return refusal(error.status, _message(error), where) if error.status else broken_tls(_message(error), where)
 
 
-class NotYetError(ClusterError):
-    """The container has not begun."""
-
-
-def broken_off(message: str, where: str) -> TrainerError:
-    """What it means that the client has a message but no HTTP status: TLS failed."""
+def broken_tls(message: str, where: str) -> TrainerError:
+    """Return what it means that the client has a message but no HTTP status: TLS failed."""
     if "CERTIFICATE_VERIFY_FAILED" in message:
         return ClusterError(
-            f"cluster: the certificate of {where} is not one that the kubeconfig trusts ({message}); get a new one."
+            f"cluster: the kubeconfig does not trust the certificate of {where} ({message})", "get a new kubeconfig"
         )
-    return LostConnectionError(f"cluster: the API server of {where} broke off ({message}); try again.")
+    return LostConnectionError(f"cluster: the API server of {where} closed the connection ({message})", "try again")
 
 
 def refusal(status: int, message: str, where: str) -> TrainerError:
-    """What an API server's refusal means: by HTTP status and its own words, in a namespace `where`."""
+    """Return what an API server's refusal means, by its HTTP status and message; `where` is the namespace."""
     denied = re.search(r'User "([^"]+)" cannot (\w+) resource "([^"]+)"', message)
     if status == 401:
-        return ClusterError(f"rights: {where} does not accept these credentials; log in again, as for kubectl.")
+        return ClusterError(f"rights: {where} does not accept these credentials", "log in again, as for kubectl")
     if denied:
         return ClusterError(
-            f"rights: {denied[1]} may not {denied[2]} {denied[3]} in {where}; whoever runs the cluster adds a user to "
-            "access.subjects in the values of helm/training."
+            f"rights: {denied[1]} may not {denied[2]} {denied[3]} in {where}",
+            "ask the cluster's administrator to add this user to access.subjects in the values of helm/training",
         )
     if status == 409:
-        return TakenError(f"{where}: {message}")
+        return AlreadyExistsError(f"{where}: {message}")
     if "exceeded quota" in message:
-        return ResourceError(f"quota: {where} refuses it: {message}; let other runs end, or have the quota raised.")
+        return ResourceError(
+            f"quota: {where} refuses the object: {message}", "wait for other runs to end, or have the quota raised"
+        )
     if status == 403 or "admission webhook" in message:
-        return ClusterError(f"admission: {where} refuses it: {message}; what refuses says what it wants.")
+        return ClusterError(f"admission: {where} refuses the object: {message}", "see the message of the policy above")
     if unknown := re.search(r'unknown field "([^"]+)"', message):
         return ClusterError(
-            f"KubeRay: {where} does not know the field {unknown[1]} of a RayJob; its definitions are older than the "
-            "operator: kubectl apply those of the version in k8s/platform/versions.env."
+            f"KubeRay: {where} does not know the field {unknown[1]} of a RayJob: its CRDs are older than the chart",
+            "kubectl apply the CRDs of the version in k8s/platform/versions.env",
         )
     if status == 400 and re.search("waiting to start|is not available", message):
-        return NotYetError(message)
+        return ContainerNotStartedError(message)
     if status == 429 or status >= 500:
-        return LostConnectionError(f"cluster: the API server of {where} answers {status}: {message}; try again.")
-    return ClusterError(f"cluster: {where} refuses ({status}): {message}; correct what it names.")
+        return LostConnectionError(f"cluster: the API server of {where} answers {status}: {message}", "try again")
+    return ClusterError(f"cluster: {where} refuses the object ({status}): {message}", "correct the field it names")
 
 
 def _message(error: Any) -> str:
@@ -254,29 +279,51 @@ def _message(error: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
+    # urllib3 nests its errors: "HTTPConnectionPool(...): Max retries exceeded ... (NewConnectionError(...: refused))"
     text = str(getattr(error, "reason", None) or error)
     return re.sub(r"^\[Errno \d+\] ", "", text.rsplit(": ", 1)[-1].strip("()"))[:200]
 
 
 def _connect(context: str | None) -> tuple[Any, str, str | None]:
-    """A client of the API, the context's name, and its namespace if it has one."""
+    """Return a client of the API, the context's name, and its namespace if it has one."""
     from kubernetes import client, config
 
     settings = client.Configuration()
-    settings.retries = False  # who follows a run tries again, and says so
+    settings.retries = False  # a follower retries, and says so
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
     try:
-        if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        if context is None and in_pod:
             config.load_incluster_config(client_configuration=settings)
             return client.ApiClient(settings), "this pod's cluster", None
+        if context is None:
+            _check_kubeconfig_exists()
         file = os.environ.get("KUBECONFIG")
         contexts, active = config.list_kube_config_contexts(file)
-        known = {each["name"]: each["context"].get("namespace") for each in contexts}
+        namespaces = {known["name"]: known["context"].get("namespace") for known in contexts}
         name = context or (active or {}).get("name")
-        if name not in known:
-            raise ClusterError(f"context: {name} is not in the kubeconfig, which has {', '.join(known) or 'none'}.")
+        if name not in namespaces:
+            raise ClusterError(
+                f"context: {name} is not in the kubeconfig, which has {', '.join(namespaces) or 'none'}",
+                "name one of these with --context" if namespaces else "set KUBECONFIG to another file",
+            )
         config.load_kube_config(file, context=name, client_configuration=settings)
-    except config.ConfigException as error:
+    except TrainerError:
+        raise
+    except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, LookupError, TypeError) as error:
         raise ClusterError(
-            f"context: the kubeconfig cannot be used ({error}); set KUBECONFIG, or name a context with --context."
+            f"context: the kubeconfig cannot be used ({_first_line(error)})",
+            "set KUBECONFIG, or name a context with --context",
         ) from None
-    return client.ApiClient(settings), str(name), known[name]
+    return client.ApiClient(settings), str(name), namespaces[name]
+
+
+def _check_kubeconfig_exists() -> None:
+    paths = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(Path(path).expanduser().exists() for path in paths.split(os.pathsep) if path):
+        raise NoKubeconfigError(
+            f"kubeconfig: there is none at {paths}", "set KUBECONFIG to the file that names the cluster"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,7 +1,7 @@
-"""Why a run on Kubernetes does not get on, in a sentence with the remedy: from what the cluster itself says.
+"""Why a run on Kubernetes is not running yet: the problem and its fix, from what the cluster itself says.
 
-Pure functions over plain objects, so that they can be shown any cluster. A `Trouble` that nothing will cure by itself
-says after how many seconds there is no more hope; one that may pass has none.
+Pure functions over plain objects, so they can be tried on any cluster. A `Problem` that will not go away by itself says
+after how many seconds a follower gives up; one that may go away has None.
 """
 
 from __future__ import annotations
@@ -10,290 +10,324 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from trainer.cluster.api import KubeObject
+from trainer.cluster.rayjob import KUEUE_QUEUE
 from trainer.errors import ExitCode
 
-Object = dict[str, Any]
-
-KUEUE = "kueue.x-k8s.io/queue-name"
-OPERATOR_ANSWERS_S = 12.0  # after that long nobody has taken up a new RayJob
-SETTLES_S = 20.0  # a trouble that has lasted so long will not go by itself
+OPERATOR_ANSWERS_S = 12.0  # a running operator picks up a new RayJob well before
+SETTLED_S = 20.0  # a problem that has lasted so long will not go away by itself
+EVENT_COUNTS_S = 90.0  # an older event may be about what has been solved since
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable")
-NODE_COMES = ("TriggeredScaleUp", "Nominated", "NominatedNode")
+NODE_IS_COMING = ("TriggeredScaleUp", "Nominated", "NominatedNode")  # cluster autoscaler, Karpenter
 VALUES = "in the values of helm/training"
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was to be seen of a run at one moment, `now` by the cluster's clock (seconds since 1970).
+class Snapshot:
+    """What a cluster shows of a run at one moment, `now` by the cluster's clock (seconds since 1970).
 
-    `pods` and `events` are those of the run alone; `nodes` is None where the user may not see them. Where the run uses
-    a standing cluster, `cluster` is that, and `others` are the runs that use it too.
+    `pods` and `events` are those of the run alone; `nodes` is None where the user may not list them. Where the run uses
+    a standing cluster, `cluster` is that, and `other_runs` are the names of the runs that use it too.
     """
 
-    job: Object
-    pods: list[Object] = field(default_factory=list)
-    events: list[Object] = field(default_factory=list)
-    cluster: Object | None = None
-    nodes: list[Object] | None = None
-    others: list[str] = field(default_factory=list)
+    job: KubeObject
+    pods: list[KubeObject] = field(default_factory=list)
+    events: list[KubeObject] = field(default_factory=list)
+    cluster: KubeObject | None = None
+    nodes: list[KubeObject] | None = None
+    other_runs: list[str] = field(default_factory=list)
     now: float = 0.0
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """One thing that holds up a run. `about` stays the same while it does; the sentence may change."""
+class Problem:
+    """One thing that keeps a run from running; `about` identifies it while its words change."""
 
     about: str
-    sentence: str
-    code: ExitCode
-    hopeless_after_s: float | None = None
+    problem: str
+    fix: str
+    exit_code: ExitCode
+    give_up_after_s: float | None = None
 
 
-def troubles(sight: Sight) -> list[Trouble]:
-    """All that holds up a run, the worst first."""
-    found = [*_of_job(sight), *_of_events(sight), *_of_groups(sight)]
-    for pod in sorted(sight.pods, key=lambda each: _kind(each) != "head"):  # the others wait for the head
-        found += [*_of_containers(pod), *_of_volumes(pod, sight.events), *_of_scheduling(pod, sight)]
-    unique = {each.about: each for each in reversed(found)}
-    return sorted(unique.values(), key=lambda each: each.hopeless_after_s or float("inf"))
+def problems(snapshot: Snapshot) -> list[Problem]:
+    """Return everything that keeps a run from running, the most hopeless first."""
+    found = [*_of_job(snapshot), *_of_events(snapshot), *_of_groups(snapshot)]
+    for pod in sorted(snapshot.pods, key=lambda pod: _kind(pod) != "head"):  # the others wait for the head
+        found += [*_of_containers(pod), *_of_volumes(pod, snapshot.events), *_of_scheduling(pod, snapshot)]
+    unique = {problem.about: problem for problem in reversed(found)}
+    return sorted(unique.values(), key=_patience_s)
 
 
-def _of_job(sight: Sight) -> Iterator[Trouble]:
-    meta, spec, status = sight.job["metadata"], sight.job["spec"], sight.job.get("status") or {}
-    name, state = meta["name"], status.get("jobDeploymentStatus", "")
-    queue = meta.get("labels", {}).get(KUEUE)
-    if spec.get("suspend") and queue:
-        yield Trouble(
+def _patience_s(problem: Problem) -> float:
+    return float("inf") if problem.give_up_after_s is None else problem.give_up_after_s
+
+
+def _of_job(snapshot: Snapshot) -> Iterator[Problem]:
+    metadata = snapshot.job["metadata"]
+    name = metadata["name"]
+    namespace = metadata["namespace"]
+    suspended = snapshot.job["spec"].get("suspend")
+    state = (snapshot.job.get("status") or {}).get("jobDeploymentStatus", "")
+    queue = (metadata.get("labels") or {}).get(KUEUE_QUEUE)
+    waited_s = age(snapshot.job, snapshot.now)
+    if suspended and queue:
+        yield Problem(
             "queue",
-            f"queue: Kueue has not admitted RayJob {name} to {queue} yet; it starts when there is room "
-            f"(kubectl get workloads -n {meta['namespace']}).",
+            f"queue: Kueue has not admitted RayJob {name} to {queue} yet",
+            f"wait: it starts when there is room (kubectl get workloads -n {namespace})",
             ExitCode.RESOURCES,
         )
-    elif spec.get("suspend") and state == "Suspended":
-        yield Trouble(
+    elif suspended and state == "Suspended":
+        patch = 'kubectl patch rayjob {} -n {} --type merge -p \'{{"spec":{{"suspend":false}}}}\''
+        yield Problem(
             "suspended",
-            f"suspended: RayJob {name} has spec.suspend: true; somebody set it, and can set it back: "
-            f'kubectl patch rayjob {name} -n {meta["namespace"]} --type merge -p \'{{"spec":{{"suspend":false}}}}\'.',
+            f"suspended: RayJob {name} has spec.suspend: true; somebody set it",
+            f"set it back: {patch.format(name, namespace)}",
             ExitCode.CLUSTER,
         )
-    elif not state and age(sight.job, sight.now) > OPERATOR_ANSWERS_S and not sight.events:
-        yield Trouble(
+    elif not state and waited_s > OPERATOR_ANSWERS_S and not snapshot.events:
+        yield Problem(
             "operator",
-            f"KubeRay: nobody has taken up RayJob {name} for {age(sight.job, sight.now):.0f} s; its operator is not "
-            f"installed, is down, or does not watch {meta['namespace']}: make platform.",
+            f"KubeRay: no operator has picked up RayJob {name} after {waited_s:.0f} s: it is not installed, not "
+            f"running, or not watching namespace {namespace}",
+            "install it: make platform",
             ExitCode.CLUSTER,
             1.0,
         )
 
 
-def _of_events(sight: Sight) -> Iterator[Trouble]:
-    for event in sight.events:
-        about, text = _object(event), event.get("message", "")
-        if event.get("type") != "Warning" or sight.now - when(event) > 90 or "Pod " in about:
+def _of_events(snapshot: Snapshot) -> Iterator[Problem]:
+    for event in snapshot.events:
+        subject = _subject(event)
+        message = event.get("message") or ""
+        reason = event.get("reason") or ""
+        too_old = snapshot.now - seen_at(event) > EVENT_COUNTS_S
+        if event.get("type") != "Warning" or too_old or subject.startswith("Pod "):
             continue
-        if quota := re.search(r"exceeded quota: (.+)", text):
-            yield Trouble(
+        if quota := re.search(r"exceeded quota: (.+)", message):
+            yield Problem(
                 "quota",
-                f"quota: {about} may not make a pod: exceeded quota {quota[1].rstrip('.')}; let other runs end, ask "
-                f"for less, or raise quota {VALUES}.",
+                f"quota: {subject} may not create a pod: exceeded quota {quota[1].rstrip('.')}",
+                f"wait for other runs to end, ask for less, or raise quota {VALUES}",
                 ExitCode.RESOURCES,
-                SETTLES_S / 2,
+                SETTLED_S / 2,
             )
-        elif "violates PodSecurity" in text or "admission webhook" in text or "is forbidden" in text:
-            yield Trouble(
+        elif "violates PodSecurity" in message or "admission webhook" in message or "is forbidden" in message:
+            yield Problem(
                 "admission",
-                f"admission: the cluster refuses a pod of {about}: {_short(text)}; what refuses says what it wants.",
+                f"admission: the cluster refuses a pod of {subject}: {_shortened(message)}",
+                "see the message of the policy above",
                 ExitCode.CLUSTER,
-                SETTLES_S / 2,
+                SETTLED_S / 2,
             )
-        elif event.get("reason", "").startswith("InvalidRayJob") or "ValidationFailed" in event.get("reason", ""):
-            yield Trouble(
+        elif reason.startswith("InvalidRayJob") or "ValidationFailed" in reason:
+            yield Problem(
                 "invalid",
-                f"KubeRay: its operator refuses {about}: {_short(text)}; correct it {VALUES}.",
+                f"KubeRay: the operator refuses {subject}: {_shortened(message)}",
+                f"correct it {VALUES}",
                 ExitCode.CLUSTER,
-                SETTLES_S / 4,
+                SETTLED_S / 4,
             )
 
 
-def _of_groups(sight: Sight) -> Iterator[Trouble]:
-    cluster = sight.cluster if sight.others else None
+def _of_groups(snapshot: Snapshot) -> Iterator[Problem]:
+    cluster = snapshot.cluster if snapshot.other_runs else None
     for group in cluster["spec"].get("workerGroupSpecs", []) if cluster else []:
-        name, most = group["groupName"], group["maxReplicas"] * group.get("numOfHosts", 1)
-        if sum(pod["metadata"].get("labels", {}).get("ray.io/group") == name for pod in sight.pods) >= most > 0:
-            yield Trouble(
+        name = group["groupName"]
+        most = group["maxReplicas"] * group.get("numOfHosts", 1)
+        pods = sum((pod["metadata"].get("labels") or {}).get("ray.io/group") == name for pod in snapshot.pods)
+        if pods >= most > 0:
+            yield Problem(
                 f"group {name}",
                 f"workers: group {name} of the standing RayCluster is at its maximum of {most} pods, and "
-                f"{', '.join(sight.others)} may hold them; wait, or raise maxReplicas {VALUES}.",
+                f"{', '.join(snapshot.other_runs)} may be using them",
+                f"wait, or raise maxReplicas {VALUES}",
                 ExitCode.RESOURCES,
             )
 
 
-def _of_containers(pod: Object) -> Iterator[Trouble]:
-    for status in _statuses(pod):
+def _of_containers(pod: KubeObject) -> Iterator[Problem]:
+    for status in _container_statuses(pod):
         waiting = status["state"].get("waiting") or {}
-        reason, text = waiting.get("reason", ""), waiting.get("message", "")
+        reason = waiting.get("reason") or ""
+        message = waiting.get("message") or ""
+        ended = _last_end(status)
         if reason in NO_IMAGE:
-            yield _no_image(pod, status, text or reason)
+            yield _no_image(pod, status, message or reason)
         elif reason in ("CreateContainerConfigError", "CreateContainerError"):
-            yield Trouble(
+            yield Problem(
                 f"start of {_name(pod)}",
-                f"start: {_kind(pod)} pod {_name(pod)} cannot start: {_short(text)}; {_remedy(text)}.",
+                f"start: {_kind(pod)} pod {_name(pod)} cannot start: {_shortened(message)}",
+                _fix_of_reference(message),
                 ExitCode.CLUSTER,
-                SETTLES_S / 2,
+                SETTLED_S / 2,
             )
-        elif _last_end(status).get("reason") == "OOMKilled":
-            limit = _container(pod, status["name"]).get("resources", {}).get("limits", {}).get("memory", "no limit")
-            where = "head.resources" if _kind(pod) == "head" else "the group's resources"
-            yield Trouble(
+        elif ended.get("reason") == "OOMKilled":
+            limit = _container(pod, status["name"]).get("resources", {}).get("limits", {}).get("memory")
+            resources = "head.resources" if _kind(pod) == "head" else "the group's resources"
+            yield Problem(
                 f"memory of {_name(pod)}",
-                f"memory: container {status['name']} of {_kind(pod)} pod {_name(pod)} was killed for more than its "
-                f"limit of {limit}; raise limits.memory of {where} {VALUES}.",
+                f"memory: container {status['name']} of {_kind(pod)} pod {_name(pod)} was killed: it used more than "
+                + (f"its limit of {limit}" if limit else "the node has"),
+                f"raise limits.memory of {resources} {VALUES}",
                 ExitCode.RESOURCES,
             )
         elif reason == "CrashLoopBackOff":
-            yield Trouble(
+            yield Problem(
                 f"crash of {_name(pod)}",
-                f"crash: container {status['name']} of {_kind(pod)} pod {_name(pod)} ends again and again, the last "
-                f"time with code {_last_end(status).get('exitCode')}; read it: kubectl logs {_name(pod)} --previous.",
+                f"crash: container {status['name']} of {_kind(pod)} pod {_name(pod)} keeps crashing, last with exit "
+                f"code {ended.get('exitCode')}",
+                f"read its log: kubectl logs {_name(pod)} --previous",
                 ExitCode.CLUSTER,
-                SETTLES_S,
+                SETTLED_S,
             )
 
 
-def _no_image(pod: Object, status: Object, text: str) -> Trouble:
+def _no_image(pod: KubeObject, status: KubeObject, message: str) -> Problem:
     image = status.get("image") or _container(pod, status["name"]).get("image", "")
-    never = "is not present with pull policy of Never" in text or "ErrImageNeverPull" in text
-    remedy = "load it into the nodes (kind: make image load)" if never else "push it, or give the pods a pull secret"
-    return Trouble(
+    never_pulled = "is not present with pull policy of Never" in message or "ErrImageNeverPull" in message
+    remedy = "load it into the nodes (kind: make image load)" if never_pulled else "push it, or add a pull secret"
+    return Problem(
         "image",
-        f"image: {image} cannot be pulled for {_kind(pod)} pod {_name(pod)} ({_short(text)}); correct image {VALUES}, "
-        f"or {remedy}.",
+        f"image: {image} cannot be pulled for {_kind(pod)} pod {_name(pod)} ({_shortened(message)})",
+        f"correct image {VALUES}, or {remedy}",
         ExitCode.CLUSTER,
-        SETTLES_S / 2 if never else SETTLES_S,
+        SETTLED_S / 2 if never_pulled else SETTLED_S,
     )
 
 
-def _remedy(text: str) -> str:
-    if missing := re.search(r'(secret|configmap) "([^"]+)" not found', text, re.IGNORECASE):
-        kind = "Secret" if missing[1].lower() == "secret" else "ConfigMap"
-        return f"create the {kind} {missing[2]} in this namespace, or name another {VALUES}"
-    return f"correct what it names {VALUES}"
+def _fix_of_reference(message: str) -> str:
+    missing = re.search(r'(secret|configmap) "([^"]+)" not found', message, re.IGNORECASE)
+    if missing is None:
+        return f"correct it {VALUES}"
+    kind = "Secret" if missing[1].lower() == "secret" else "ConfigMap"
+    return f"create the {kind} {missing[2]} in this namespace, or name another {VALUES}"
 
 
-def _of_volumes(pod: Object, events: list[Object]) -> Iterator[Trouble]:
+def _of_volumes(pod: KubeObject, events: list[KubeObject]) -> Iterator[Problem]:
     if pod["status"].get("phase") != "Pending":
         return
     for event in events:
-        if event.get("reason") in ("FailedMount", "FailedAttachVolume") and _object(event) == f"Pod {_name(pod)}":
-            text = event.get("message", "")
-            yield Trouble(
+        if event.get("reason") in ("FailedMount", "FailedAttachVolume") and _subject(event) == f"Pod {_name(pod)}":
+            message = event.get("message") or ""
+            yield Problem(
                 f"volume of {_name(pod)}",
-                f"volume: {_kind(pod)} pod {_name(pod)} cannot mount: {_short(text)}; {_remedy(text)}.",
+                f"volume: {_kind(pod)} pod {_name(pod)} cannot mount a volume: {_shortened(message)}",
+                _fix_of_reference(message),
                 ExitCode.CLUSTER,
-                SETTLES_S,
+                SETTLED_S,
             )
 
 
-def _of_scheduling(pod: Object, sight: Sight) -> Iterator[Trouble]:
-    waits = _condition(pod, "PodScheduled")
-    if waits.get("status") != "False" or pod["status"].get("phase") != "Pending":
+def _of_scheduling(pod: KubeObject, snapshot: Snapshot) -> Iterator[Problem]:
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") != "False" or pod["status"].get("phase") != "Pending":
         return
-    text, seconds = waits.get("message", ""), age(pod, sight.now)
-    coming = [
-        each for each in sight.events if each.get("reason") in NODE_COMES and _object(each) == f"Pod {_name(pod)}"
-    ]
-    who = f"{_kind(pod)} pod {_name(pod)}"
-    if coming:
-        yield Trouble(
+    message = scheduled.get("message") or ""
+    pod_name = f"{_kind(pod)} pod {_name(pod)}"
+    about_pod = [event for event in snapshot.events if _subject(event) == f"Pod {_name(pod)}"]
+    scale_ups = [event for event in about_pod if event.get("reason") in NODE_IS_COMING]
+    if scale_ups:
+        yield Problem(
             f"node for {_name(pod)}",
-            f"node: {who} has waited {seconds:.0f} s for a node that is being made ({_short(coming[-1]['message'])}).",
+            f"node: {pod_name} has been pending for {age(pod, snapshot.now):.0f} s, and a node is being created for it "
+            f"({_shortened(scale_ups[-1].get('message') or '')})",
+            "wait",
             ExitCode.RESOURCES,
         )
-    elif "PersistentVolumeClaim" in text or "persistentvolumeclaim" in text:
-        yield Trouble(
+    elif "persistentvolumeclaim" in message.lower():
+        yield Problem(
             "volume",
-            f"volume: {who} waits for a volume that is not bound ({_short(text)}); look at kubectl get pvc, and at the "
-            "storage class.",
+            f"volume: {pod_name} waits for a volume that is not bound ({_shortened(message)})",
+            "check kubectl get pvc, and the storage class",
             ExitCode.CLUSTER,
-            SETTLES_S,
+            SETTLED_S,
         )
     else:
-        yield Trouble(f"room for {_kind(pod)}", _no_room(pod, sight, who, seconds), ExitCode.RESOURCES, SETTLES_S)
+        yield _no_room(pod, snapshot, message)
 
 
-def _no_room(pod: Object, sight: Sight, who: str, seconds: float) -> str:
-    text = _condition(pod, "PodScheduled").get("message", "")
-    short = re.findall(r"Insufficient ([\w.\-/]+\w)", text)
-    device = next((each for each in short if "/" in each), None)
-    if device:
-        have = nodes_with(device, sight.nodes)
-        what = f"no node has {device}" if have == 0 else f"no node has {device} free"
-        remedy = "add nodes with it, or submit without --gpu" if have == 0 else "let other runs end, or add nodes"
-    elif short:
-        what, remedy = f"no node has room ({', '.join(dict.fromkeys(short))})", "ask for fewer workers, or add nodes"
+def _no_room(pod: KubeObject, snapshot: Snapshot, message: str) -> Problem:
+    insufficient = re.findall(r"Insufficient ([\w.\-/]+\w)", message)
+    device = next((resource for resource in insufficient if "/" in resource), None)
+    if device and nodes_with(device, snapshot.nodes) == 0:
+        what, fix = f"no node has {device}", "add nodes with it, or submit without --gpu"
+    elif device:
+        what, fix = f"no node has {device} free", "wait for other runs to end, or add nodes"
+    elif insufficient:
+        what = f"no node has room ({', '.join(dict.fromkeys(insufficient))})"
+        fix = "ask for fewer workers, or add nodes"
     else:
-        what, remedy = "no node fits", f"correct nodeSelector and tolerations {VALUES}, or add such nodes"
-    group = pod["metadata"].get("labels", {}).get("ray.io/group")
-    asked = f" of group {group}" if group and group != "headgroup" else ""
-    return f"room: {what}: {who}{asked} has been asked for {seconds:.0f} s ago ({_short(text)}); {remedy}."
+        what, fix = "no node fits", f"correct nodeSelector and tolerations {VALUES}, or add such nodes"
+    group = (pod["metadata"].get("labels") or {}).get("ray.io/group")
+    of_group = f" (group {group})" if group and group != "headgroup" else ""
+    return Problem(
+        f"room for {_kind(pod)}",
+        f"room: {what}: {_kind(pod)} pod {_name(pod)}{of_group} has been pending for {age(pod, snapshot.now):.0f} s "
+        f"({_shortened(message)})",
+        fix,
+        ExitCode.RESOURCES,
+        SETTLED_S,
+    )
 
 
-def nodes_with(device: str, nodes: list[Object] | None) -> int | None:
-    """How many nodes have a device, taken or not; None if nodes may not be seen."""
+def nodes_with(device: str, nodes: list[KubeObject] | None) -> int | None:
+    """Return how many nodes have a device, free or not; None if the nodes are unknown."""
     if nodes is None:
         return None
     return sum(str(node["status"].get("allocatable", {}).get(device, "0")) != "0" for node in nodes)
 
 
-def age(thing: Object, now: float) -> float:
-    """Seconds since an object was made."""
-    return now - seconds(thing["metadata"]["creationTimestamp"])
+def age(thing: KubeObject, now: float) -> float:
+    """Return the seconds since an object was created."""
+    return now - timestamp(thing["metadata"]["creationTimestamp"])
 
 
-def when(event: Object) -> float:
-    """When an event was last seen, in seconds since 1970."""
+def seen_at(event: KubeObject) -> float:
+    """Return when an event was last seen, in seconds since 1970."""
     stamp = event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp")
-    return seconds(stamp) if stamp else 0.0
+    return timestamp(stamp) if stamp else 0.0
 
 
-def seconds(stamp: str) -> float:
-    """One of Kubernetes' times, in seconds since 1970."""
+def timestamp(stamp: str) -> float:
+    """Return one of Kubernetes' times in seconds since 1970."""
     return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 
-def _statuses(pod: Object) -> list[Object]:
+def _container_statuses(pod: KubeObject) -> list[KubeObject]:
     status = pod["status"]
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
-def _last_end(status: Object) -> Object:
-    ended: Object = status["state"].get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
+def _last_end(status: KubeObject) -> KubeObject:
+    ended: KubeObject = status["state"].get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
     return ended
 
 
-def _container(pod: Object, name: str) -> Object:
-    every = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-    return next((each for each in every if each["name"] == name), {})
+def _container(pod: KubeObject, name: str) -> KubeObject:
+    containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    return next((container for container in containers if container["name"] == name), {})
 
 
-def _condition(pod: Object, kind: str) -> Object:
-    return next((each for each in pod["status"].get("conditions", []) if each["type"] == kind), {})
+def _condition(pod: KubeObject, kind: str) -> KubeObject:
+    conditions = pod["status"].get("conditions") or []
+    return next((condition for condition in conditions if condition["type"] == kind), {})
 
 
-def _kind(pod: Object) -> str:
-    return str(pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "a"))
+def _kind(pod: KubeObject) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component", "unlabelled"))
 
 
-def _name(pod: Object) -> str:
+def _name(pod: KubeObject) -> str:
     return str(pod["metadata"]["name"])
 
 
-def _object(event: Object) -> str:
+def _subject(event: KubeObject) -> str:
     return f"{event['involvedObject'].get('kind')} {event['involvedObject'].get('name')}"
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,4 +1,8 @@
-"""How a run on a cluster ended, by its RayJob's status and the last words of its driver. Pure functions."""
+"""How a run on a cluster ended: from its RayJob's status and its driver's last line. Pure functions.
+
+A driver with ``--log-format json`` ends its output with its result: exit code, problem, fix, and whether a retry can
+help. Where that line is missing, or is one of an older driver, the exit code decides about the retry.
+"""
 
 from __future__ import annotations
 
@@ -6,129 +10,232 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
-from trainer.cluster.rayjob import RESULT, STOPPED_BY, Object
+from trainer.cluster.api import KubeObject
+from trainer.cluster.rayjob import RESULT, STOPPED_BY, annotations_of
 from trainer.errors import (
+    CheckpointError,
     ClusterError,
     ConfigError,
+    ConflictError,
+    DataError,
+    DivergedError,
     ExitCode,
     InterruptedRunError,
     ResourceError,
     StorageError,
     TrainerError,
     TrainingError,
+    sentence,
 )
+from trainer.storage.schema import Result
 
-KINDS: dict[ExitCode, type[TrainerError]] = {
-    each.exit_code: each
-    for each in (ConfigError, StorageError, TrainingError, ResourceError, ClusterError, InterruptedRunError)
+Status = Literal["finished", "failed", "stopped", "pending"]
+
+ERRORS: dict[ExitCode, type[TrainerError]] = {
+    error.exit_code: error
+    for error in (
+        ConfigError,
+        DataError,
+        StorageError,
+        ConflictError,
+        TrainingError,
+        ResourceError,
+        CheckpointError,
+        DivergedError,
+        ClusterError,
+        InterruptedRunError,
+    )
 }
-# Ray puts the end of the driver's output behind the first of these, and the trainer its sentence behind the second.
+# Whether another Ray cluster may succeed, where the driver itself did not say so. What is True is often a passing
+# cause: a lost node or process, an object store that was away, a driver whose pod was evicted, a cause nobody knows.
+RETRY_BY_EXIT_CODE: dict[ExitCode, bool] = {
+    ExitCode.OK: False,
+    ExitCode.INTERNAL: True,
+    ExitCode.CONFIG: False,
+    ExitCode.DATA: False,
+    ExitCode.STORAGE: True,
+    ExitCode.CONFLICT: False,
+    ExitCode.TRAINING: True,
+    ExitCode.RESOURCES: False,
+    ExitCode.CHECKPOINT: False,
+    ExitCode.DIVERGED: False,
+    ExitCode.CLUSTER: False,
+    ExitCode.INTERRUPTED: True,
+}
+# Ray puts the end of the driver's output behind the first of these; the second begins an error on the command line.
 EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
-SENTENCE = re.compile(r"^Error: (.+)", re.MULTILINE | re.DOTALL)
-# In the driver's sentence, what another Ray cluster may cure: a lost node, an object store that was away.
-MAY_PASS = ("its process or node is gone", "does not answer", "controller died", "wait for it or stop it")
+ERROR_LINE = re.compile(r"^Error: (.+)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run, or of one attempt at it; `result` is its ``result.json`` where it was seen."""
+    """The end of a run, or of one attempt at it; `pending` is a run that cannot start and is no longer waited for.
 
-    status: str
-    code: ExitCode
-    sentence: str
-    result: dict[str, Any] | None = None
+    `retry` is whether the same run may succeed on another Ray cluster; `result` is its ``result.json``, where known.
+    """
+
+    status: Status
+    exit_code: ExitCode
+    problem: str
+    fix: str = ""
+    retry: bool = False
+    result: Result | None = None
 
     @property
-    def may_pass(self) -> bool:
-        """Whether the same run could end otherwise on another Ray cluster."""
-        return self.code is ExitCode.INTERNAL or any(words in self.sentence for words in MAY_PASS)
+    def sentence(self) -> str:
+        """The end as people read it."""
+        return sentence(self.problem, self.fix)
 
     def error(self) -> TrainerError:
-        """As what the command line ends with."""
-        error = KINDS.get(self.code, TrainerError)(self.sentence)
-        error.exit_code = self.code
-        return error
+        """Return the error that the command line ends with."""
+        kind = ERRORS.get(self.exit_code, TrainerError)
+        return kind(self.problem, self.fix, retry=self.retry, exit_code=self.exit_code)
+
+    def as_result(self) -> dict[str, Any]:
+        """Return what is written down of it: the run's own result, or what stands in for it."""
+        if self.result is not None:
+            return dict(self.result)
+        if self.exit_code is ExitCode.OK:
+            return {"status": self.status, "exit_code": int(self.exit_code)}
+        return {"status": self.status, **self.error().facts()}
 
 
-def of(job: Object, result: dict[str, Any] | None = None, log: str = "") -> Outcome | None:
-    """How the run of a RayJob ended, or the attempt at it that is being given up; None while it goes on.
+def of_run(job: KubeObject) -> Outcome | None:
+    """Return how a run ended for good, by its RayJob alone; None while it is running, or KubeRay will retry it."""
+    return None if will_retry(job) else of_attempt(job)
 
-    `result` is the last that its driver printed, and `log` the driver's last lines that are not JSON.
+
+def will_retry(job: KubeObject) -> bool:
+    """Return whether KubeRay replaces the Ray cluster of a failed attempt, as things are now."""
+    status = job.get("status") or {}
+    if "deletionTimestamp" in job["metadata"]:
+        return False
+    if status.get("jobDeploymentStatus") == "Retrying":
+        return True
+    undecided = status.get("jobDeploymentStatus") == "Running" and status.get("jobStatus") == "FAILED"
+    return undecided and failed_attempts(job) < backoff_limit(job)
+
+
+def failed_attempts(job: KubeObject) -> int:
+    """Return how many attempts of a RayJob have failed."""
+    return int((job.get("status") or {}).get("failed") or 0)
+
+
+def backoff_limit(job: KubeObject) -> int:
+    """Return how many times KubeRay retries a RayJob."""
+    return int(job["spec"].get("backoffLimit") or 0)
+
+
+def of_attempt(job: KubeObject, result: Result | None = None, last_lines: str = "") -> Outcome | None:
+    """Return how the latest attempt at a run ended, by its RayJob; None while it is running.
+
+    `result` is the last one that the driver printed, and `last_lines` are its last lines that are not JSON.
     """
-    meta, status = job["metadata"], job.get("status") or {}
-    name, known = meta["name"], noted(job)
+    name = job["metadata"]["name"]
+    status = job.get("status") or {}
+    written = written_result(job)
+    state = status.get("jobDeploymentStatus")
     if status.get("jobStatus") == "SUCCEEDED":
-        over = status.get("jobDeploymentStatus") == "Complete"
-        return _finished(name, result or known) if over or result else None
-    if "deletionTimestamp" in meta:
+        return Outcome("finished", ExitCode.OK, f"Run {name} finished", result=result or written)
+    if "deletionTimestamp" in job["metadata"]:
         return stopped(job)
     if status.get("jobStatus") == "STOPPED":
         return Outcome(
-            "stopped", ExitCode.INTERRUPTED, f"Run {name} was stopped through Ray; its record so far is kept."
+            "stopped",
+            ExitCode.INTERRUPTED,
+            f"Run {name} was stopped through Ray; its record so far is kept",
+            "submit it again to resume",
         )
-    if status.get("jobStatus") == "FAILED" or status.get("jobDeploymentStatus") in ("Failed", "Retrying"):
-        return by_driver(job, result) or _failed(job, log)
-    if known and known.get("status") == "failed" and status.get("jobDeploymentStatus") in ("Suspending", "Suspended"):
-        return Outcome("failed", _code(known["exit_code"]), known["error"], known)
+    if status.get("jobStatus") == "FAILED" or state in ("Failed", "Retrying"):
+        return of_driver(job, result) or _failed(job, last_lines)
+    if written is not None and written["status"] == "failed" and state in ("Suspending", "Suspended"):
+        return _by_result(written)  # its retries were called off
     return None
 
 
-def by_driver(job: Object, result: dict[str, Any] | None) -> Outcome | None:
-    """How an attempt ended by its driver's last line, which is there before the RayJob knows; None if it did not fail.
+def of_driver(job: KubeObject, result: Result | None) -> Outcome | None:
+    """Return how an attempt failed, by its driver's last line; None if it did not fail.
 
-    KubeRay forgets the message of a failed attempt when it begins the next one.
+    That line is there before the RayJob knows, and stays: KubeRay drops a failed attempt's message when it retries.
     """
     if result is None or result["status"] != "failed":
         return None
-    return Outcome("failed", _code(result["exit_code"]), f"run {job['metadata']['name']}: {result['error']}")
+    return _by_result(result, prefix=f"run {job['metadata']['name']}: ")
 
 
-def _finished(name: str, result: dict[str, Any] | None) -> Outcome:
-    return Outcome("finished", ExitCode.OK, f"Run {name} finished.", result)
-
-
-def stopped(job: Object) -> Outcome:
-    """That a run's RayJob was removed before its end."""
-    meta = job["metadata"]
-    by = meta.get("annotations", {}).get(STOPPED_BY, "somebody who deleted its RayJob")
+def stopped(job: KubeObject) -> Outcome:
+    """Return that a run's RayJob was deleted before its end."""
+    who = annotations_of(job).get(STOPPED_BY, "somebody who deleted its RayJob")
     return Outcome(
         "stopped",
         ExitCode.INTERRUPTED,
-        f"Run {meta['name']} was stopped by {by}; its record so far is kept, and submitting it again continues it.",
+        f"Run {job['metadata']['name']} was stopped by {who}; its record so far is kept",
+        "submit it again to resume",
     )
 
 
-def _failed(job: Object, log: str) -> Outcome:
-    name, status = job["metadata"]["name"], job.get("status") or {}
-    reason, message = status.get("reason", ""), status.get("message", "")
+def _by_result(result: Result, prefix: str = "") -> Outcome:
+    exit_code = _exit_code(result["exit_code"])
+    retry = result.get("retry")
+    problem = result.get("problem") or result.get("error") or f"it failed with exit code {result['exit_code']}"
+    return Outcome(
+        "failed",
+        exit_code,
+        f"{prefix}{problem}",
+        str(result.get("fix") or ""),
+        retry if isinstance(retry, bool) else RETRY_BY_EXIT_CODE[exit_code],
+    )
+
+
+def _failed(job: KubeObject, last_lines: str) -> Outcome:
+    name = job["metadata"]["name"]
+    spec = job["spec"]
+    status = job.get("status") or {}
+    reason = str(status.get("reason") or "")
+    message = str(status.get("message") or "")
     if reason == "DeadlineExceeded":
-        limit = job["spec"].get("activeDeadlineSeconds")
         return Outcome(
             "stopped",
             ExitCode.INTERRUPTED,
-            f"deadline: run {name} took longer than job.activeDeadlineSeconds, {limit} s, and was stopped; raise it in "
-            "the values of helm/training. Submitting the run again continues it.",
+            f"deadline: run {name} took longer than job.activeDeadlineSeconds, {spec.get('activeDeadlineSeconds')} s, "
+            "and was stopped",
+            "raise it in the values of helm/training, and submit the run again to resume",
         )
     if reason == "PreRunningDeadlineExceeded":
-        limit = job["spec"].get("preRunningDeadlineSeconds")
         return Outcome(
             "failed",
             ExitCode.RESOURCES,
-            f"deadline: the Ray cluster of run {name} was not ready within job.preRunningDeadlineSeconds, {limit} s; "
-            "kubectl get events says why.",
+            f"deadline: the Ray cluster of run {name} was not ready within job.preRunningDeadlineSeconds, "
+            f"{spec.get('preRunningDeadlineSeconds')} s",
+            "find out why: kubectl get events",
+            retry=True,  # nodes may be free by then
         )
+    if failure := of_driver(job, _printed_result(message)):
+        return failure
     number = EXIT_CODE.search(message)
-    said = SENTENCE.search(message) or SENTENCE.search(log)
-    words = " ".join(said[1].split()) if said else _last_line(message) or reason or "it gave no reason"
-    return Outcome("failed", _code(int(number[1])) if number else ExitCode.INTERNAL, f"run {name}: {words}")
+    exit_code = _exit_code(int(number[1])) if number else ExitCode.INTERNAL
+    error = ERROR_LINE.search(message) or ERROR_LINE.search(last_lines)
+    words = " ".join(error[1].split()) if error else _last_line(message) or reason or "it failed for an unknown reason"
+    return Outcome("failed", exit_code, f"run {name}: {words}", retry=RETRY_BY_EXIT_CODE[exit_code])
 
 
-def _code(number: int) -> ExitCode:
+def _exit_code(number: int) -> ExitCode:
+    """Return the exit code of a failure; one that makes no sense is a bug, and an unknown one a signal's."""
+    if number == ExitCode.OK:
+        return ExitCode.INTERNAL
     with suppress(ValueError):
         return ExitCode(number)
-    return ExitCode.TRAINING  # a signal: the driver was killed
+    return ExitCode.TRAINING  # the driver was killed
+
+
+def _printed_result(output: str) -> Result | None:
+    """Return the result in the end of a driver's output, as KubeRay's message has it."""
+    for line in reversed(output.splitlines()):
+        if line.startswith('{"event": "result"'):
+            return parsed_result(line)
+    return None
 
 
 def _last_line(text: str) -> str:
@@ -136,18 +243,23 @@ def _last_line(text: str) -> str:
     return lines[-1][:300] if lines else ""
 
 
-def noted(job: Object) -> dict[str, Any] | None:
-    """The result that a follower wrote down on the RayJob."""
-    text = job["metadata"].get("annotations", {}).get(RESULT)
-    with suppress(ValueError):
-        found: dict[str, Any] | None = json.loads(text) if text else None
-        return found
+def written_result(job: KubeObject) -> Result | None:
+    """Return the result that a follower wrote into the RayJob's annotations, or None if it makes no sense."""
+    return parsed_result(annotations_of(job).get(RESULT, ""))
+
+
+def parsed_result(text: str) -> Result | None:
+    """Return a result from JSON, or None if the text is none: it comes from a log or an annotation."""
+    with suppress(ValueError, RecursionError):
+        return checked_result(json.loads(text))
     return None
 
 
-def as_result(outcome: Outcome) -> dict[str, Any]:
-    """What is written down of an outcome: the run's own result, or what stands in for it."""
-    if outcome.result is not None:
-        return outcome.result
-    text = {} if outcome.code is ExitCode.OK else {"error": outcome.sentence}
-    return {"status": outcome.status, "exit_code": int(outcome.code), **text}
+def checked_result(content: object) -> Result | None:
+    """Return a decoded result without its ``event`` key, or None if it has no status and exit code."""
+    if not isinstance(content, dict):
+        return None
+    exit_code = content.get("exit_code")
+    if not isinstance(content.get("status"), str) or not isinstance(exit_code, int) or isinstance(exit_code, bool):
+        return None
+    return cast("Result", {key: value for key, value in content.items() if key != "event"})

@@ -1,66 +1,112 @@
-"""What becomes of a RayJob's next attempt: KubeRay tries again whatever the cause; here what could only fail the same
-way is called off.
+"""What becomes of a RayJob whose attempt failed. KubeRay retries whatever the cause, on a new Ray cluster; a follower
+stops it where the next attempt can only fail in the same way.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import Enum
 
-from trainer.cluster.api import Object
-from trainer.cluster.outcome import Outcome
+from trainer.cluster.api import KubeObject
+from trainer.cluster.outcome import Outcome, backoff_limit, failed_attempts
 
-DECIDES_S = 20.0  # KubeRay looks every 3 s; after this long nobody decides any more
-OVER = ("Failed", "Suspending", "Suspended")
+DECISION_S = 20.0  # KubeRay reconciles every 3 s: it has decided by then
+
+
+class Phase(Enum):
+    """How far KubeRay is with an attempt that failed."""
+
+    UNDECIDED = "it can still retry"
+    EXHAUSTED = "no retry is left"
+    REPLACING = "it is retrying"
+    OVER = "it has given up, or was told to"
+
+
+class Action(Enum):
+    """What a follower does about it."""
+
+    FOLLOW = "follow the next attempt"
+    FORBID = "allow KubeRay no further retry, and wait for its decision"
+    WAIT = "wait for KubeRay's decision"
+    SUSPEND = "suspend the attempt that has already begun; the run has ended"
+    END = "the run has ended"
+
+
+# By phase, and by whether another attempt may succeed.
+ACTIONS: dict[tuple[Phase, bool], Action] = {
+    (Phase.UNDECIDED, True): Action.FOLLOW,
+    (Phase.EXHAUSTED, True): Action.END,
+    (Phase.REPLACING, True): Action.FOLLOW,
+    (Phase.OVER, True): Action.END,
+    (Phase.UNDECIDED, False): Action.FORBID,
+    (Phase.EXHAUSTED, False): Action.WAIT,
+    (Phase.REPLACING, False): Action.SUSPEND,
+    (Phase.OVER, False): Action.END,
+}
+
+
+def phase_of(job: KubeObject, failed_before: int | None = None) -> Phase:
+    """Return how far KubeRay is; `failed_before` is the number of failed attempts when this failure was first seen."""
+    state = (job.get("status") or {}).get("jobDeploymentStatus")
+    failed = failed_attempts(job)
+    if state in ("Failed", "Suspending", "Suspended"):
+        return Phase.OVER
+    if state == "Retrying" or (failed_before is not None and failed > failed_before):
+        return Phase.REPLACING
+    return Phase.UNDECIDED if failed < backoff_limit(job) else Phase.EXHAUSTED
 
 
 class Retries:
-    """Follows the attempts of one run; one that only `looks` leaves them as they are."""
+    """Decides after each failed attempt of one run whether that was the run's end.
 
-    def __init__(self, change: Callable[[Object], None], say: Callable[[str, str], None], looks: bool):
-        self._change, self._say, self._looks = change, say, looks
-        self._failed_before = 0
-        self._decides_until: float | None = None
+    `patch` changes the RayJob, and `announce` tells people of a retry; a `passive` one never changes anything.
+    """
 
-    def end(self, job: Object, by_driver: Outcome | None, by_job: Outcome | None) -> Outcome | None:
-        """The end of the run, if this attempt was its last.
+    def __init__(
+        self, patch: Callable[[KubeObject], None], announce: Callable[[KubeObject, Outcome], None], passive: bool
+    ):
+        self._patch = patch
+        self._announce = announce
+        self._passive = passive
+        self._failed_before: int | None = None  # set while a failure is not to be retried
+        self._decided_by = 0.0
 
-        `by_driver` is how the attempt failed by the driver's last line, which is there before `by_job`, what the
-        RayJob's status says.
+    def end(self, job: KubeObject, by_driver: Outcome | None, by_job: Outcome | None) -> Outcome | None:
+        """Return the end of the run, or None while its attempt goes on or KubeRay may start another.
+
+        `by_driver` is how the attempt failed by its driver's last line, which is there before `by_job`, what the
+        RayJob says.
         """
         failure = by_driver or by_job
         if failure is None or failure.status == "stopped":
-            self._decides_until = None
+            self._failed_before = None
             return failure
-        if failure.may_pass or self._looks:
-            return self._let(job, by_job)
-        return self._call_off(job, failure, by_job)
+        if self._passive or failure.retry:
+            return self._allow(job, by_job)
+        return self._prevent(job, failure, by_job)
 
-    def _let(self, job: Object, by_job: Outcome | None) -> Outcome | None:
-        state, failed = _state(job)
-        if by_job is None or not (state == "Retrying" or (state == "Running" and failed < _limit(job))):
+    def _allow(self, job: KubeObject, by_job: Outcome | None) -> Outcome | None:
+        if by_job is None:  # the RayJob does not know yet
+            return None
+        if ACTIONS[phase_of(job), True] is Action.END:
             return by_job
-        self._say(f"attempt {job['status'].get('startTime')}", f"{by_job.sentence} KubeRay tries again.")
+        self._announce(job, by_job)
         return None
 
-    def _call_off(self, job: Object, failure: Outcome, by_job: Outcome | None) -> Outcome | None:
-        state, failed = _state(job)
-        if self._decides_until is None:
-            self._decides_until, self._failed_before = time.monotonic() + DECIDES_S, failed
-            if state not in ("Retrying", *OVER) and failed < _limit(job):
-                self._change({"spec": {"backoffLimit": failed}})
-        if state in OVER:
+    def _prevent(self, job: KubeObject, failure: Outcome, by_job: Outcome | None) -> Outcome | None:
+        first = self._failed_before is None
+        if first:
+            self._failed_before = failed_attempts(job)
+            self._decided_by = time.monotonic() + DECISION_S
+        action = ACTIONS[phase_of(job, self._failed_before), False]
+        if action is Action.END:
             return by_job or failure
-        if state == "Retrying" or failed > self._failed_before:  # KubeRay was faster, and has begun the next one
-            self._change({"spec": {"suspend": True}})
+        if action is Action.SUSPEND:
+            self._patch({"spec": {"suspend": True}})
             return failure
-        return failure if by_job is not None and time.monotonic() > self._decides_until else None
-
-
-def _state(job: Object) -> tuple[str, int]:
-    status = job.get("status") or {}
-    return status.get("jobDeploymentStatus", ""), status.get("failed", 0)
-
-
-def _limit(job: Object) -> int:
-    return int(job["spec"].get("backoffLimit", 0))
+        if action is Action.FORBID and first:
+            self._patch({"spec": {"backoffLimit": self._failed_before}})
+        # KubeRay may have begun the next attempt before it read the patch: that is seen when it has decided
+        decided = by_job is not None and time.monotonic() > self._decided_by
+        return failure if decided else None

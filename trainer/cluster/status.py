@@ -1,154 +1,199 @@
-"""Runs as they are now: on a cluster by their RayJobs, in a storage by their records."""
+"""Runs on a cluster as they are now, by their RayJobs: state, progress, log, list."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer.cluster import outcome, rayjob, submit
-from trainer.cluster.api import Cluster, Object
+from trainer.cluster import outcome, rayjob
+from trainer.cluster.api import KubeClient, KubeObject
 from trainer.cluster.driver_log import SUBMITTER
-from trainer.cluster.follow import LOOK_EVERY_S, Watch
-from trainer.errors import LostConnectionError, StorageError
+from trainer.cluster.follow import POLL_EVERY_S, Watch
+from trainer.cluster.outcome import Outcome
+from trainer.cluster.submit import find_rayjob
+from trainer.errors import LostConnectionError
+from trainer.observe.display import Event
 from trainer.storage import store
-from trainer.storage.mirror import open_record
+from trainer.storage.schema import Point
 
 PROGRESS = ("epoch", "step", "loss", "accuracy", "samples-per-second", "eta")
-Row = tuple[str, str, str, str, str]
+NONE = "–"
 
 
-class _Noted:
-    """A display that keeps what the follower says instead of showing it."""
+@dataclass(frozen=True)
+class RunStatus:
+    """How one run is getting on; None and empty is what is not known.
+
+    `record` is the place of its record, `ended` the sentence of its end, and `now` what it waits for.
+    """
+
+    run: str
+    state: str
+    progress: dict[str, str] = field(default_factory=dict)  # the annotations of PROGRESS
+    ray_cluster: str | None = None
+    submitted_by: str | None = None
+    submitted_at: str | None = None
+    record: str | None = None
+    exit_code: int | None = None
+    ended: str | None = None
+    result: Mapping[str, Any] | None = None
+    now: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON, without what is not known."""
+        content = asdict(self)
+        progress = content.pop("progress")
+        known = {key: value for key, value in content.items() if value is not None and value != []}
+        return {"run": self.run, "state": self.state, **progress, **known}
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in a list."""
+
+    run: str
+    state: str
+    epoch: str = NONE
+    accuracy: str = NONE
+    ended: str = NONE
+
+
+class _Messages:
+    """A display that keeps what a follower says of the cluster, and shows nothing."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Keep what is said of the cluster."""
+    def event(self, event: Event) -> None:
+        """Keep a message of the follower."""
         if event["event"] == "cluster":
-            self.said.append(event["message"])
+            self.messages.append(str(event["message"]))
 
-    def point(self, point: dict[str, Any]) -> None:
-        """The annotations have the numbers."""
+    def point(self, point: Point) -> None:
+        """Do nothing: the annotations have the numbers."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def look(cluster: Cluster, name: str) -> dict[str, Any]:
-    """How a run gets on; its RayJob's annotations are brought up to date.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    job = submit.find(cluster, name)
-    config = rayjob.config_of(job)
-    ended, noted = outcome.of(job), _Noted()
-    if config is not None and (ended is None or outcome.noted(job) is None):
-        watch = Watch(cluster, job, config, noted, looks=True)
-        ended = watch.look()
-        if ended is None:  # a trouble counts when it is still there at the next look
-            time.sleep(LOOK_EVERY_S)
-            ended = watch.look()
-        job = submit.find(cluster, name)
-    return described(job, ended, noted.said)
-
-
-def described(job: Object, ended: outcome.Outcome | None, said: list[str]) -> dict[str, Any]:
-    """A RayJob as lines for people."""
-    meta, status = job["metadata"], job.get("status") or {}
-    notes = meta.get("annotations", {})
-    found: dict[str, Any] = {"run": meta["name"], "state": state_of(job, ended)}
-    found |= {
-        key.replace("-", "_"): notes[f"{rayjob.PREFIX}/{key}"] for key in PROGRESS if f"{rayjob.PREFIX}/{key}" in notes
-    }
-    if status.get("rayClusterName"):
-        found["ray_cluster"] = status["rayClusterName"]
-    found["submitted_by"] = notes.get(rayjob.SUBMITTED_BY, "kubectl")
-    found["submitted_at"] = meta["creationTimestamp"]
-    if place := rayjob.storage_of(job):
-        found["record"] = store.join(place, meta["name"])
-    if ended is not None:
-        return {**found, "exit_code": int(ended.code), "ended": ended.sentence, "result": outcome.as_result(ended)}
-    return {**found, "now": said} if said else found
-
-
-def state_of(job: Object, ended: outcome.Outcome | None) -> str:
-    """One word for how a run is."""
+def state_of(job: KubeObject) -> str:
+    """Return a run's state in one word, by its RayJob alone, so that `status` and `list` say the same."""
+    ended = outcome.of_run(job)
     if ended is not None:
         return ended.status
+    if outcome.will_retry(job):
+        return "retrying"
     status = job.get("status") or {}
     if status.get("jobStatus") == "RUNNING":
         return "running"
     return str(status.get("jobDeploymentStatus") or "new").lower()
 
 
-def log(cluster: Cluster, name: str, follow: bool) -> Iterator[str]:
-    """The driver's output, oldest first, with the time each line was printed; to the run's end if it is to be followed.
+def poll(kube: KubeClient, name: str) -> RunStatus:
+    """Return how a run is getting on, and bring its RayJob's annotations up to date.
 
     Raises:
-        ConfigError: there is no such run.
+        NoSuchRunError: there is no such run.
     """
-    uid, seen = submit.find(cluster, name)["metadata"]["uid"], set[str]()
+    job = find_rayjob(kube, name)
+    config = rayjob.config_of(job)
+    ended = outcome.of_run(job)
+    display = _Messages()
+    if config is not None and (ended is None or outcome.written_result(job) is None):
+        watch = Watch(kube, job, config, display, passive=True)
+        ended = watch.poll()
+        if ended is None:  # a problem counts if it is still there at the next poll
+            time.sleep(POLL_EVERY_S)
+            ended = watch.poll()
+        job = kube.rayjob(name) or job
+    return describe(job, ended or outcome.of_run(job), display.messages)
+
+
+def describe(job: KubeObject, ended: Outcome | None, messages: list[str]) -> RunStatus:
+    """Return a RayJob as a run's status; `messages` is what a follower has just said of it."""
+    metadata = job["metadata"]
+    annotations = rayjob.annotations_of(job)
+    storage = rayjob.storage_of(job)
+    progress = {key: annotations.get(f"{rayjob.PREFIX}/{key}") for key in PROGRESS}
+    return RunStatus(
+        run=metadata["name"],
+        state=state_of(job),
+        progress={key.replace("-", "_"): value for key, value in progress.items() if value is not None},
+        ray_cluster=(job.get("status") or {}).get("rayClusterName") or None,
+        submitted_by=annotations.get(rayjob.SUBMITTED_BY, "kubectl"),
+        submitted_at=metadata["creationTimestamp"],
+        record=store.join(storage, metadata["name"]) if storage else None,
+        exit_code=None if ended is None else int(ended.exit_code),
+        ended=None if ended is None else ended.sentence,
+        result=None if ended is None else ended.as_result(),
+        now=messages if ended is None else [],
+    )
+
+
+def log_lines(kube: KubeClient, name: str, follow: bool) -> Iterator[str]:
+    """Yield the driver's output, oldest first, each line after the time it was printed; with `follow` to the run's end.
+
+    Raises:
+        NoSuchRunError: there is no such run.
+    """
+    uid = find_rayjob(kube, name)["metadata"]["uid"]
+    seen = set[str]()
     while True:
-        job, lines = _look_at_log(cluster, name, patient=follow)
+        job, lines = _poll_log(kube, name, patient=follow)
         yield from (line for line in lines if line not in seen)
         seen.update(lines)
-        if not follow or job is None or job["metadata"]["uid"] != uid or outcome.of(job) is not None:
+        if not follow or job is None or job["metadata"]["uid"] != uid or outcome.of_run(job) is not None:
             return
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
-def _look_at_log(cluster: Cluster, name: str, patient: bool) -> tuple[Object | None, list[str]]:
+def _poll_log(kube: KubeClient, name: str, patient: bool) -> tuple[KubeObject | None, list[str]]:
     while True:
         try:
-            job, pods = cluster.job(name), cluster.pods()  # the job first: what it says is over has said all
-            mine = [pod for pod in pods if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == name]
-            mine.sort(key=lambda each: str(each["metadata"]["creationTimestamp"]))
-            logs = [cluster.log(pod["metadata"]["name"], SUBMITTER) for pod in mine]
-            return job, [line for text in logs for line in text.splitlines()]
-        except LostConnectionError:  # noqa: PERF203 # a lost connection is waited for
+            job = kube.rayjob(name)  # before the logs: if it has ended, they are complete
+            pods = [pod for pod in kube.pods() if _is_submitter(pod, name)]
+            pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+            logs = [kube.pod_log(pod["metadata"]["name"], SUBMITTER) for pod in pods]
+        except LostConnectionError:  # noqa: PERF203 # a lost connection is retried
             if not patient:
                 raise
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
+        else:
+            return job, [line for log in logs for line in log.splitlines()]
 
 
-def on_cluster(cluster: Cluster) -> list[Row]:
-    """Name, state, epoch, accuracy and end of each run of a namespace, newest first."""
-    rows = []
-    for job in sorted(cluster.jobs(), key=lambda each: str(each["metadata"]["creationTimestamp"]), reverse=True):
-        notes = job["metadata"].get("annotations", {})
-        numbers = [notes.get(f"{rayjob.PREFIX}/{key}", "–") for key in ("epoch", "accuracy")]
-        ended = (job.get("status") or {}).get("endTime", "–")
-        rows.append((job["metadata"]["name"], state_of(job, outcome.of(job)), numbers[0], numbers[1], ended))
-    return rows
+def _is_submitter(pod: KubeObject, name: str) -> bool:
+    return bool((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name") == name)
 
 
-def kept(place: str) -> list[Row]:
-    """Name, state, epochs, accuracy and end of each run in a storage, by name.
+def rows(kube: KubeClient) -> list[RunRow]:
+    """Return the runs of a namespace, newest first; one whose RayJob makes no sense is `damaged`."""
+    jobs = sorted(kube.rayjobs(), key=lambda job: str(job["metadata"].get("creationTimestamp")), reverse=True)
+    return [_row(job) for job in jobs]
 
-    Raises:
-        StorageError: it cannot be read.
-    """
-    rows = []
-    for name in store.folders(place):
-        record = open_record(store.join(place, name))
-        if not record.exists():
-            continue
-        try:
-            result, epochs = record.result() or {}, record.config().epochs
-        except StorageError:  # says `trainer report`; the others are listed all the same
-            rows.append((name, "damaged", "–", "–", "–"))
-            continue
-        accuracy, ended = result.get("test_accuracy"), result.get("ended_at")
-        rows.append(
-            (
-                name,
-                result.get("status", "not ended"),
-                f"{result.get('epochs', 0)}/{epochs}",
-                "–" if accuracy is None else f"{accuracy:.2%}",
-                "–" if ended is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended)),
-            )
+
+def _row(job: KubeObject) -> RunRow:
+    try:
+        annotations = rayjob.annotations_of(job)
+        return RunRow(
+            run=job["metadata"]["name"],
+            state=state_of(job),
+            epoch=annotations.get(f"{rayjob.PREFIX}/epoch", NONE),
+            accuracy=annotations.get(f"{rayjob.PREFIX}/accuracy", NONE),
+            ended=(job.get("status") or {}).get("endTime") or NONE,
         )
-    return rows
+    except Exception:  # noqa: BLE001 # whatever is wrong with one RayJob, the others are listed
+        return RunRow(str(job["metadata"].get("name")), "damaged")
+
+
+def numbers(result: Mapping[str, Any] | None) -> str:
+    """Return a result's accuracy, loss and time in words; one that lacks them is in the record."""
+    with suppress(KeyError, TypeError, ValueError):
+        if result is not None and result.get("test_accuracy") is not None:
+            words = f"test accuracy {result['test_accuracy']:.2%}, test loss {result['test_loss']:.4f}"
+            total = f", {result['seconds']['wall']:.1f} s in total" if "seconds" in result else ""
+            return f"{words}{total}"
+    return "its numbers are in the record"

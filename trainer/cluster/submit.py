@@ -1,4 +1,4 @@
-"""Submitting a run to a cluster: all that can be known is checked, then one RayJob is made, or the one there joined."""
+"""Submitting a run: check everything that can be known, then create its RayJob, or join the one that exists."""
 
 from __future__ import annotations
 
@@ -9,150 +9,172 @@ from pathlib import Path
 
 from trainer import resolve
 from trainer.cluster import outcome, rayjob
-from trainer.cluster.api import RIGHTS, Cluster, Object, TakenError
+from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject
 from trainer.config import Config
 from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError
 
-GONE_S = 180.0  # a head that does not heed SIGTERM takes 30 s, workers that drain 90
+GONE_WITHIN_S = 180.0  # a head that ignores SIGTERM takes 30 s, workers that drain take 90
 TRIES = 20
-READ_BY_ALL_S = 3.0  # whoever follows the run looks every two seconds, and is to read who stopped it
+READ_BY_FOLLOWERS_S = 3.0  # followers poll every two seconds, and are to read who stopped the run
+NAMES_SHOWN = 8
+
+
+class NoSuchRunError(ConfigError):
+    """The namespace has no RayJob of this name."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A run's RayJob, and whether this call made it."""
+    """A run's RayJob, and whether this call created it."""
 
-    job: Object
+    job: KubeObject
     config: Config
-    made: bool
+    created: bool
 
 
 def submit(
-    cluster: Cluster,
+    kube: KubeClient,
     name: str,
-    kind: str,
+    cluster: str,
     recipe: str | None,
     file: Path | None,
     overrides: Sequence[str],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Submitted:
-    """Make the RayJob of a run on its ``own`` Ray cluster or the ``standing`` one, or find the one there is.
+    """Create the RayJob of a run on its ``own`` Ray cluster or the ``standing`` one, or find the existing one.
 
-    A run of this name and config that goes on, or has finished, is joined; one that failed or was stopped begins
-    again and continues from its checkpoints. `say` hears what takes its time.
+    A run of this name and config that is running or has finished is joined; one that failed or was stopped gets a new
+    RayJob and resumes from its checkpoints. `log` is told of what takes time.
 
     Raises:
-        TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was made.
+        TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was created.
     """
     rayjob.check_name(name)
-    check_rights(cluster)
-    release, templates = cluster.template()
+    check_rights(kube)
+    release, templates = kube.job_templates()
     recipe = recipe or resolve.DEFAULT_RECIPE
-    config = resolve.load(recipe, file, overrides, cluster.settings(release))
-    wanted = rayjob.filled(rayjob.manifest(templates, kind, name, recipe, config), config)
-    if kind == "standing":
-        check_standing(cluster, wanted, config)
+    config = resolve.load(recipe, file, overrides, kube.train_settings(release))
+    job = rayjob.build(templates, cluster, name, recipe, config)
+    if cluster == "standing":
+        check_standing_cluster(kube, job, config)
     for _ in range(TRIES):
-        there = cluster.job(name)
-        if there is not None and not _ended_badly(there):
-            rayjob.check_same(there, config, cluster.namespace)
-            return Submitted(there, config, made=False)
-        if there is not None:
-            rayjob.check_same(there, config, cluster.namespace)
-            say(
-                f"Run {name} did not get to its end before; its RayJob is removed first, and it continues from storage."
-            )
-            remove(cluster, there)
+        existing = kube.rayjob(name)
+        if existing is not None:
+            rayjob.check_same(existing, config, kube.namespace)
+            if not has_failed(existing):
+                return Submitted(existing, config, created=False)
+            log(f"Run {name} did not finish last time; replacing its RayJob and resuming from the last checkpoint.")
+            remove(kube, existing)
         try:
-            return Submitted(cluster.create(wanted), config, made=True)
-        except TakenError:  # by another submit of this name, or by one that is still going
+            return Submitted(kube.create_rayjob(job), config, created=True)
+        except AlreadyExistsError:  # another submit of this name was faster
             time.sleep(1.0)
-    raise ConflictError(f"name: RayJob {name} in {cluster.namespace} comes and goes; try again when nobody else does.")
-
-
-def check_rights(cluster: Cluster) -> None:
-    """Raises ClusterError if this user lacks a right that a submit needs, naming it."""
-    if lacking := lacking_rights(cluster):
-        raise ClusterError(
-            f"rights: you may not {', '.join(lacking)} in namespace {cluster.namespace} of {cluster.context}; whoever "
-            "runs the cluster adds you to access.subjects in the values of helm/training."
-        )
-
-
-def lacking_rights(cluster: Cluster) -> list[str]:
-    """What this user may not do of what a submit needs: verbs with their resources."""
-    return [f"{verb} {resource}" for verb, group, resource in RIGHTS if not cluster.may(verb, group, resource)]
-
-
-def check_standing(cluster: Cluster, job: Object, config: Config) -> None:
-    """Whether the standing cluster is there and can hold the workers.
-
-    Raises:
-        ClusterError, ResourceError: it is not, or cannot.
-    """
-    name = job["spec"]["clusterSelector"]["ray.io/cluster"]
-    there = cluster.ray_cluster(name)
-    if there is None:
-        raise ClusterError(f"--cluster: there is no RayCluster {name} in {cluster.namespace}; submit to an own one.")
-    rayjob.group_for(there["spec"].get("workerGroupSpecs", []), config)
-
-
-def _ended_badly(job: Object) -> bool:
-    ended = outcome.of(job)
-    state = (job.get("status") or {}).get("jobDeploymentStatus")
-    return ended is not None and ended.status != "finished" and state not in ("Running", "Retrying")
-
-
-def stop(cluster: Cluster, name: str) -> None:
-    """End a run: its driver is told, its RayJob removed, and all its pods are gone when this returns.
-
-    Raises:
-        ConfigError: there is no such run.
-        InterruptedRunError: its pods are still there after three minutes.
-    """
-    job = find(cluster, name)
-    cluster.annotate(name, {rayjob.STOPPED_BY: rayjob.me()})
-    time.sleep(READ_BY_ALL_S)
-    remove(cluster, job)
-
-
-def remove(cluster: Cluster, job: Object) -> None:
-    """Delete a RayJob and wait until it and its pods are gone."""
-    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-    now = cluster.job(name)
-    job = now if now is not None and now["metadata"]["uid"] == uid else job  # it may have a Ray cluster by now
-    cluster.delete(job)
-    until = time.monotonic() + GONE_S
-    while time.monotonic() < until:
-        there = cluster.job(name)
-        if (there is None or there["metadata"]["uid"] != job["metadata"]["uid"]) and not pods_of(cluster, job):
-            return
-        time.sleep(1.0)
-    raise InterruptedRunError(
-        f"RayJob {name} was deleted, and after {GONE_S:.0f} s its pods are still there; kubectl get pods says which."
+    raise ConflictError(
+        f"name: another submit of {name} in {kube.namespace} is in progress", "try again shortly", retry=True
     )
 
 
-def pods_of(cluster: Cluster, job: Object) -> list[Object]:
-    """The pods of a run: its submitters, and those of its own Ray cluster."""
-    name, own = job["metadata"]["name"], (job.get("status") or {}).get("rayClusterName", "?")
-    if "clusterSelector" in job["spec"]:
-        own = "?"  # a standing cluster stays
-    labels = [("ray.io/cluster", own), ("batch.kubernetes.io/job-name", name)]
-    return [each for each in cluster.pods() if any(each["metadata"]["labels"].get(k) == v for k, v in labels)]
-
-
-def find(cluster: Cluster, name: str) -> Object:
-    """The RayJob of a run.
+def check_rights(kube: KubeClient) -> None:
+    """Check that this user may do what a submit needs.
 
     Raises:
-        ConfigError: there is none.
+        ClusterError: names each missing right.
     """
-    job = cluster.job(name)
+    if missing := missing_rights(kube):
+        raise ClusterError(
+            f"rights: you may not {', '.join(missing)} in namespace {kube.namespace} of {kube.context}",
+            "ask the cluster's administrator to add you to access.subjects in the values of helm/training",
+        )
+
+
+def missing_rights(kube: KubeClient) -> list[str]:
+    """Return what this user may not do of what a submit needs: verbs with their resources."""
+    return [f"{verb} {resource}" for verb, group, resource in RIGHTS if not kube.is_allowed(verb, group, resource)]
+
+
+def check_standing_cluster(kube: KubeClient, job: KubeObject, config: Config) -> None:
+    """Check that the standing cluster exists and can hold the workers.
+
+    Raises:
+        ClusterError, ResourceError: it does not, or cannot.
+    """
+    name = job["spec"]["clusterSelector"]["ray.io/cluster"]
+    cluster = kube.raycluster(name)
+    if cluster is None:
+        raise ClusterError(
+            f"--cluster: {kube.namespace} has no RayCluster {name}", "use --cluster own, or set cluster.enabled=true"
+        )
+    rayjob.group_for(cluster["spec"].get("workerGroupSpecs", []), config)
+
+
+def has_failed(job: KubeObject) -> bool:
+    """Return whether a run has ended for good without finishing."""
+    ended = outcome.of_run(job)
+    return ended is not None and ended.status != "finished"
+
+
+def stop(kube: KubeClient, name: str) -> KubeObject:
+    """Stop a run: delete its RayJob, which signals its driver, and wait for its pods. Return the RayJob as it was.
+
+    Raises:
+        NoSuchRunError: there is no such run.
+        InterruptedRunError: its pods still exist after three minutes.
+    """
+    job = find_rayjob(kube, name)
+    kube.annotate_rayjob(name, {rayjob.STOPPED_BY: rayjob.me()})
+    time.sleep(READ_BY_FOLLOWERS_S)
+    remove(kube, job)
+    return job
+
+
+def remove(kube: KubeClient, job: KubeObject) -> None:
+    """Delete a RayJob and wait until it and its pods are gone.
+
+    Raises:
+        InterruptedRunError: they still exist after three minutes.
+    """
+    name = job["metadata"]["name"]
+    latest = kube.rayjob(name)
+    if is_same(latest, job) and latest is not None:
+        job = latest  # it may have a Ray cluster by now
+    kube.delete_rayjob(job)
+    until = time.monotonic() + GONE_WITHIN_S
+    while time.monotonic() < until:
+        if not is_same(kube.rayjob(name), job) and not pods_of(kube, job):
+            return
+        time.sleep(1.0)
+    raise InterruptedRunError(
+        f"RayJob {name} was deleted, but its pods still exist after {GONE_WITHIN_S:.0f} s",
+        f"see which: kubectl get pods -n {kube.namespace}",
+    )
+
+
+def is_same(found: KubeObject | None, job: KubeObject) -> bool:
+    """Return whether a RayJob that was found is this one, and not a later one of its name."""
+    return found is not None and bool(found["metadata"]["uid"] == job["metadata"]["uid"])
+
+
+def pods_of(kube: KubeClient, job: KubeObject) -> list[KubeObject]:
+    """Return the pods of a run: its submitters, and those of its own Ray cluster; a standing cluster is not its own."""
+    labels = {("batch.kubernetes.io/job-name", job["metadata"]["name"])}
+    cluster = (job.get("status") or {}).get("rayClusterName")
+    if cluster and not job["spec"].get("clusterSelector"):
+        labels.add(("ray.io/cluster", cluster))
+    return [pod for pod in kube.pods() if labels & set((pod["metadata"].get("labels") or {}).items())]
+
+
+def find_rayjob(kube: KubeClient, name: str) -> KubeObject:
+    """Return the RayJob of a run.
+
+    Raises:
+        NoSuchRunError: there is none.
+    """
+    job = kube.rayjob(name)
     if job is None:
-        known = ", ".join(each["metadata"]["name"] for each in cluster.jobs()) or "none"
-        raise ConfigError(
-            f"name: there is no run {name} in {cluster.namespace} of {cluster.context}, which has {known}; one whose "
-            "RayJob is gone is in the storage: trainer list --storage s3://..."
+        names = [other["metadata"]["name"] for other in kube.rayjobs()]
+        known = ", ".join(names[-NAMES_SHOWN:]) or "none"
+        raise NoSuchRunError(
+            f"name: there is no run {name} in {kube.namespace} of {kube.context}, which has {known}",
+            "a run whose RayJob is gone is still in the storage: name that with --storage s3://...",
         )
     return job

@@ -1,202 +1,151 @@
-"""The doctor: this machine, each node of a Ray cluster and a Kubernetes cluster, looked over before money is spent."""
+"""A Kubernetes cluster before a run: API server, rights, chart, job templates, then a pod of each worker group."""
 
 from __future__ import annotations
 
 import copy
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
 
 import yaml
 
 from trainer import resolve
 from trainer.cluster import diagnose, rayjob, submit
-from trainer.cluster.api import Cluster, Object
+from trainer.cluster.api import KubeClient, KubeObject
 from trainer.cluster.follow import RESULT_COMES_S, Watch
+from trainer.cluster.outcome import Outcome
 from trainer.config import Config
 from trainer.doctor import job_template, machine
-from trainer.doctor.machine import Check, State, good
+from trainer.doctor.check import Check, State, failed, good, worst
 from trainer.errors import ExitCode, TrainerError
+from trainer.observe.display import Event
+from trainer.storage.schema import Point
 
-LOOK_S = 60.0  # for one node of a Ray cluster to answer
-READY_S = 300  # for the pods of the doctor's own Ray cluster
-
-
-def worst(found: list[Check]) -> ExitCode:
-    """What the doctor exits with: the code of the first check that came out wrong."""
-    return next((each.code for each in found if each.state is State.BAD), ExitCode.OK)
+READY_WITHIN_S = 300  # the pods of the doctor's own Ray cluster
+VALUES = "in the values of helm/training"
 
 
-def on_nodes(runs: str, data: Path | None) -> list[Check]:
-    """The checks of `checks.here` on every node of the Ray cluster at RAY_ADDRESS, each node's beside its group.
+def checks(kube: KubeClient, log: Callable[[str], None]) -> Iterator[Check]:
+    """Check what can be seen of a cluster from here, and then from a pod of each group; `log` is told what it does.
 
     Raises:
-        ResourceError: no Ray cluster answers.
+        LostConnectionError: the API server is unreachable.
     """
-    from trainer.driver import ray_cluster
-
-    with ray_cluster.connected():
-        import ray
-
-        api: Any = ray
-        return [each for node in api.nodes() if node["Alive"] for each in _on_node(api, node, runs, data)]
-
-
-def _on_node(ray: Any, node: dict[str, Any], runs: str, data: Path | None) -> list[Check]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    labels = node.get("Labels", {})
-    where = "head" if "node:__internal_head__" in node["Resources"] else labels.get("ray.io/node-group", "worker")
-    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    look = ray.remote(num_cpus=0, num_gpus=min(1, node["Resources"].get("GPU", 0)), scheduling_strategy=there)(_look)
-    asked = time.time()
+    missing = submit.missing_rights(kube)
+    yield good("cluster", "API server", f"{kube.context} answers, namespace {kube.namespace}")
+    yield machine.check_clock("cluster", kube.clock_ahead_s, "this machine's")
+    yield check_rights(missing)
     try:
-        then, found = ray.get(look.remote(where, runs, data), timeout=LOOK_S)
-    except Exception as error:  # noqa: BLE001 # whatever it is, it is this node's line in the table
-        words = str(error).strip().splitlines()
-        return [Check(where, "Ray", State.BAD, words[-1] if words else repr(error), "read its log", ExitCode.RESOURCES)]
-    ahead = then - time.time() if then > time.time() else min(0.0, then - asked)
-    version = good(where, "Ray", "answers") if where != "head" else good(where, "Ray", f"{len(ray.nodes())} nodes")
-    return [version, machine.clock(where, ahead, "the head"), *map(Check.from_dict, found)]
-
-
-def _look(where: str, runs: str, data: Path | None) -> tuple[float, list[dict[str, Any]]]:
-    then = time.time()
-    found = [*machine.here(where, runs, data), *(api_server(where) if where == "head" else ())]
-    return then, [each.as_dict() for each in found]
-
-
-def api_server(where: str) -> Iterator[Check]:
-    """Whether the autoscaler's way to the API server is open; only the head needs it."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if host is None:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-        yield good(where, "API server", f"{host}:{port} can be reached")
-    except OSError as error:
-        fix = "let the head through to it: network.apiServer in the values of helm/training"
-        yield Check(where, "API server", State.BAD, f"{host}:{port}: {error.strerror or error}", fix, ExitCode.CLUSTER)
-
-
-def of_cluster(cluster: Cluster, say: Callable[[str], None]) -> Iterator[Check]:
-    """What can be known of a Kubernetes cluster from here, and then from a pod of each group.
-
-    Raises:
-        LostConnectionError: the API server does not answer.
-    """
-    lacking = submit.lacking_rights(cluster)
-    yield good("cluster", "API server", f"{cluster.context} answers, namespace {cluster.namespace}")
-    yield machine.clock("cluster", cluster.ahead, "this machine's")
-    if lacking:
-        fix = "have yourself added to access.subjects in the values of helm/training"
-        yield Check("cluster", "rights", State.BAD, f"you may not {', '.join(lacking)}", fix, ExitCode.CLUSTER)
-    else:
-        yield good("cluster", "rights", "all that submit needs")
-    try:
-        release, templates = cluster.template()
-        config = resolve.load(resolve.DEFAULT_RECIPE, base=cluster.settings(release))
+        release, templates = kube.job_templates()
+        config = resolve.load(resolve.DEFAULT_RECIPE, base=kube.train_settings(release))
     except TrainerError as error:
-        yield _refused("chart", error)
+        yield failed("cluster", "chart", error)
         return
     yield good("cluster", "chart", f"release {release}")
-    linted = list(_of_templates(cluster, templates, config))
-    yield from linted
-    if lacking or worst(linted):
-        yield Check("pods", "start", State.WARNING, "not looked into", "correct what is wrong above first")
+    of_templates = list(_of_templates(kube, templates, config))
+    yield from of_templates
+    if missing or worst(of_templates):
+        yield Check("pods", "start", State.WARNING, "skipped", "correct what is wrong above first")
     else:
-        yield from _of_pods(cluster, yaml.safe_load(templates[rayjob.TEMPLATES["own"]]), say)
+        yield from _of_pods(kube, yaml.safe_load(templates[rayjob.TEMPLATES["own"]]), log)
 
 
-def _refused(what: str, error: TrainerError, where: str = "cluster") -> Check:
-    found, _, fix = str(error).removesuffix(".").rpartition("; ")
-    return Check(where, what, State.BAD, found or fix, fix if found else "", error.exit_code)
+def check_rights(missing: list[str]) -> Check:
+    """Return the check of this user's rights, by those that are missing."""
+    if not missing:
+        return good("cluster", "rights", "all that submit needs")
+    fix = f"ask the cluster's administrator to add you to access.subjects {VALUES}"
+    return Check("cluster", "rights", State.BAD, f"you may not {', '.join(missing)}", fix, ExitCode.CLUSTER)
 
 
-def _of_templates(cluster: Cluster, templates: dict[str, str], config: Config) -> Iterator[Check]:
+def _of_templates(kube: KubeClient, templates: dict[str, str], config: Config) -> Iterator[Check]:
+    clusters = {key: cluster for cluster, key in rayjob.TEMPLATES.items()}
     for key, text in templates.items():
+        if key not in clusters:
+            continue
         job = yaml.safe_load(text)
-        for each in job_template.lint(job):
-            yield Check(f"{each.where} {key}", each.what, each.state, each.found, each.fix, each.code)
+        for check in job_template.lint(job):
+            yield Check(f"{check.where} {key}", check.what, check.state, check.found, check.fix, check.code)
         try:
-            kind = next(kind for kind, name in rayjob.TEMPLATES.items() if name == key)
-            rayjob.filled(rayjob.manifest(templates, kind, "doctor", resolve.DEFAULT_RECIPE, config), config)
-            job["metadata"]["name"] = f"doctor-{secrets.token_hex(2)}"
-            cluster.create(job, dry_run=True)
-            yield good(f"job template {key}", "admission", "KubeRay's definition and the cluster take it")
+            rayjob.build(templates, clusters[key], "doctor", resolve.DEFAULT_RECIPE, config)
+            job["metadata"]["name"] = visit_name()
+            kube.create_rayjob(job, dry_run=True)
+            yield good(f"job template {key}", "admission", "KubeRay's CRD and the cluster accept it")
         except TrainerError as error:
-            yield _refused("admission", error, f"job template {key}")
+            yield failed(f"job template {key}", "admission", error)
 
 
-class _Collected:
-    """A display that takes the checks out of a driver's log."""
+class _Checks:
+    """A display that collects the checks in a driver's log, and passes on what the follower says."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
+    def __init__(self, log: Callable[[str], None]):
+        self._log = log
         self.found: list[Check] = []
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Keep a check; say what the follower says."""
+    def event(self, event: Event) -> None:
+        """Keep a check; pass on what the follower says."""
         if event["event"] == "check":
-            self.found.append(Check.from_dict({key: event[key] for key in event if key not in ("event", "time")}))
+            with suppress(ValueError):  # something else that a pod printed
+                self.found.append(Check.from_dict(event))
         elif event["event"] == "cluster":
-            self._say(event["message"])
+            self._log(str(event["message"]))
 
-    def point(self, point: dict[str, Any]) -> None:
-        """The doctor trains nothing."""
+    def point(self, point: Point) -> None:
+        """Do nothing: the doctor trains nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def _of_pods(cluster: Cluster, template: Object, say: Callable[[str], None]) -> Iterator[Check]:
-    job, left_out = as_visit(template, cluster.nodes())
-    yield from left_out
-    say(f"a Ray cluster with a pod of each group is made, as RayJob {job['metadata']['name']}")
-    made = cluster.create(job)
-    display = _Collected(say)
-    watch = Watch(cluster, made, Config(), display)
+def _of_pods(kube: KubeClient, template: KubeObject, log: Callable[[str], None]) -> Iterator[Check]:
+    job, skipped = visit(template, kube.nodes())
+    yield from skipped
+    log(f"Starting a Ray cluster with a pod of each group, as RayJob {job['metadata']['name']}.")
+    created = kube.create_rayjob(job)
+    display = _Checks(log)
+    watch = Watch(kube, created, Config(), display)
     try:
         ended = watch.until_end()
         until = time.monotonic() + RESULT_COMES_S
-        while ended.status != "held up" and watch.result is None and time.monotonic() < until:
-            time.sleep(1.0)  # a failed job is known before the end of its log is
-            watch.look()
+        while ended.status != "pending" and watch.result is None and time.monotonic() < until:
+            time.sleep(1.0)  # the RayJob's failure may be known before the end of its log
+            watch.poll()
     finally:
-        submit.remove(cluster, made)
-    yield from display.found
-    if not display.found:
-        found, _, fix = ended.sentence.partition("; ")
-        yield Check(
-            "pods", "start", State.BAD, found, fix or "read its log: trainer logs", ended.code or ExitCode.CLUSTER
-        )
+        submit.remove(kube, created)
+    yield from display.found or [not_started(ended)]
 
 
-def as_visit(template: Object, nodes: list[Object] | None) -> tuple[Object, list[Check]]:
-    """The RayJob by which the doctor looks into a pod of each group; a line for each group that no node could hold.
+def not_started(ended: Outcome) -> Check:
+    """Return the check of a visit that ended without any check from its pods."""
+    code = ended.exit_code or ExitCode.CLUSTER
+    return Check("pods", "start", State.BAD, ended.problem, ended.fix or "read its log: trainer logs", code)
 
-    `nodes` is None where the user may not see them: groups with devices are then left out.
+
+def visit(template: KubeObject, nodes: list[KubeObject] | None) -> tuple[KubeObject, list[Check]]:
+    """Return the RayJob that runs the checks in a pod of each group, and a check for each group that no node can hold.
+
+    `nodes` is None where the user may not list them: groups with devices are then skipped.
     """
     job = copy.deepcopy(template)
-    job["metadata"]["name"] = f"doctor-{secrets.token_hex(2)}"
+    job["metadata"]["name"] = visit_name()
     job["metadata"]["labels"]["app.kubernetes.io/component"] = "doctor"
-    job["spec"] |= {
-        "entrypoint": "python -m trainer doctor --nodes --json",
-        "backoffLimit": 0,
-        "ttlSecondsAfterFinished": 0,
-        "preRunningDeadlineSeconds": READY_S,
-    }
-    left_out = []
+    job["spec"]["entrypoint"] = "python -m trainer doctor --nodes --json"
+    job["spec"]["backoffLimit"] = 0
+    job["spec"]["ttlSecondsAfterFinished"] = 0
+    job["spec"]["preRunningDeadlineSeconds"] = READY_WITHIN_S
+    skipped = []
     for group in job["spec"]["rayClusterSpec"].get("workerGroupSpecs", []):
         limits = group["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
-        device = next((key for key in limits if "/" in key), None)
-        there = device is None or bool(diagnose.nodes_with(device, nodes))
-        group["replicas"] = max(group.get("minReplicas", 0), int(there))
-        if not there:
-            found = f"not looked into: no node is known to have {device} now"
-            left_out.append(Check(group["groupName"], "pod", State.WARNING, found, "ask again when there is one"))
-    return job, left_out
+        device = next((resource for resource in limits if "/" in resource), None)
+        fits = device is None or bool(diagnose.nodes_with(device, nodes))
+        group["replicas"] = max(group.get("minReplicas", 0), int(fits))
+        if not fits:
+            found = f"skipped: no node offers {device}"
+            skipped.append(Check(group["groupName"], "pod", State.WARNING, found, "run the doctor again when one does"))
+    return job, skipped
+
+
+def visit_name() -> str:
+    """Return a name for the doctor's RayJob that no run has."""
+    return f"doctor-{secrets.token_hex(2)}"

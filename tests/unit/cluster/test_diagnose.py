@@ -1,9 +1,10 @@
-"""Troubles of a run, told from objects as `kubectl get -o json` shows them, cut down to the parts that are read."""
+"""Problems of a run, told from objects as `kubectl get -o json` shows them, cut down to the parts that are read."""
 
 import pytest
 
-from trainer.cluster.diagnose import Sight, troubles
-from trainer.errors import ExitCode
+from trainer.cluster import diagnose
+from trainer.cluster.diagnose import Snapshot, problems
+from trainer.errors import ExitCode, sentence
 
 NOW = 1_796_000_100.0
 STAMP, LATE = "2026-11-30T00:53:20Z", "2026-11-30T00:54:30Z"  # 100 s and 30 s before
@@ -56,14 +57,14 @@ def node(**allocatable):
 RUNNING = job({"jobDeploymentStatus": "Initializing"})
 
 
-def only(sight):
-    found = troubles(sight)
+def only(snapshot):
+    found = problems(snapshot)
     assert len(found) == 1, found
     return found[0]
 
 
 def waiting(reason, message):
-    return Sight(RUNNING, [pod(containers=[container(waiting={"reason": reason, "message": message})])], now=NOW)
+    return Snapshot(RUNNING, [pod(containers=[container(waiting={"reason": reason, "message": message})])], now=NOW)
 
 
 CASES = {
@@ -87,7 +88,7 @@ CASES = {
         ['head pod r1-x-head cannot start: secret "object-store" not found', "create the Secret object-store"],
     ),
     "a container that ends again and again": (
-        Sight(
+        Snapshot(
             RUNNING,
             [
                 pod(
@@ -102,10 +103,10 @@ CASES = {
             now=NOW,
         ),
         ExitCode.CLUSTER,
-        ["ends again and again, the last time with code 3", "kubectl logs r1-x-head --previous"],
+        ["keeps crashing, last with exit code 3", "kubectl logs r1-x-head --previous"],
     ),
     "a head out of memory": (
-        Sight(
+        Snapshot(
             RUNNING,
             [
                 pod(
@@ -120,27 +121,27 @@ CASES = {
         ["container ray-head of head pod r1-x-head was killed", "limit of 4Gi", "limits.memory of head.resources"],
     ),
     "GPUs that no node has": (
-        Sight(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], nodes=[node(cpu="2")], now=NOW),
+        Snapshot(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], nodes=[node(cpu="2")], now=NOW),
         ExitCode.RESOURCES,
-        ["no node has nvidia.com/gpu:", "of group gpu has been asked for 100 s ago", "submit without --gpu"],
+        ["no node has nvidia.com/gpu:", "(group gpu) has been pending for 100 s", "submit without --gpu"],
     ),
     "GPUs that are all taken": (
-        Sight(
+        Snapshot(
             RUNNING,
             [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])],
             nodes=[node(**{"nvidia.com/gpu": "2"})],
             now=NOW,
         ),
         ExitCode.RESOURCES,
-        ["no node has nvidia.com/gpu free", "let other runs end"],
+        ["no node has nvidia.com/gpu free", "wait for other runs to end"],
     ),
     "GPUs, where nodes may not be seen": (
-        Sight(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], nodes=None, now=NOW),
+        Snapshot(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], nodes=None, now=NOW),
         ExitCode.RESOURCES,
         ["no node has nvidia.com/gpu free"],
     ),
     "no room": (
-        Sight(
+        Snapshot(
             RUNNING,
             [
                 pod(
@@ -152,10 +153,10 @@ CASES = {
             now=NOW,
         ),
         ExitCode.RESOURCES,
-        ["no node has room (cpu, memory)", "of group cpu", "ask for fewer workers"],
+        ["no node has room (cpu, memory)", "(group cpu)", "ask for fewer workers"],
     ),
     "a selector that no node has": (
-        Sight(
+        Snapshot(
             RUNNING,
             [
                 pod(
@@ -170,7 +171,7 @@ CASES = {
         ["no node fits", "nodeSelector and tolerations"],
     ),
     "a volume that is not bound": (
-        Sight(
+        Snapshot(
             RUNNING,
             [
                 pod(
@@ -185,7 +186,7 @@ CASES = {
         ["volume: head pod r1-x-head waits for a volume that is not bound", "kubectl get pvc"],
     ),
     "a volume whose Secret is not there": (
-        Sight(
+        Snapshot(
             RUNNING,
             [pod()],
             [
@@ -199,19 +200,19 @@ CASES = {
             now=NOW,
         ),
         ExitCode.CLUSTER,
-        ["head pod r1-x-head cannot mount", "create the Secret s"],
+        ["head pod r1-x-head cannot mount a volume", "create the Secret s"],
     ),
     "a quota": (
-        Sight(RUNNING, [], [event("RayCluster", "r1-x", "FailedToCreateHeadPod", QUOTA)], now=NOW),
+        Snapshot(RUNNING, [], [event("RayCluster", "r1-x", "FailedToCreateHeadPod", QUOTA)], now=NOW),
         ExitCode.RESOURCES,
         [
-            "quota: RayCluster r1-x may not make a pod",
+            "quota: RayCluster r1-x may not create a pod",
             "requested: requests.memory=1Gi",
             "limited: requests.memory=512Mi",
         ],
     ),
     "admission": (
-        Sight(
+        Snapshot(
             RUNNING,
             [],
             [
@@ -228,22 +229,24 @@ CASES = {
         ["the cluster refuses a pod of Job r1", "violates PodSecurity"],
     ),
     "a RayJob that its operator refuses": (
-        Sight(job(), [], [event("RayJob", "r1", "InvalidRayJobSpec", "The RayJob spec is invalid: x")], now=NOW),
+        Snapshot(job(), [], [event("RayJob", "r1", "InvalidRayJobSpec", "The RayJob spec is invalid: x")], now=NOW),
         ExitCode.CLUSTER,
-        ["its operator refuses RayJob r1", "spec is invalid"],
+        ["the operator refuses RayJob r1", "spec is invalid"],
     ),
     "no operator": (
-        Sight(job(), now=NOW),
+        Snapshot(job(), now=NOW),
         ExitCode.CLUSTER,
-        ["nobody has taken up RayJob r1 for 100 s", "does not watch training", "make platform"],
+        ["no operator has picked up RayJob r1 after 100 s", "not watching namespace training", "make platform"],
     ),
     "Kueue": (
-        Sight(job({"jobDeploymentStatus": "Suspended"}, {"kueue.x-k8s.io/queue-name": "gpus"}, suspend=True), now=NOW),
+        Snapshot(
+            job({"jobDeploymentStatus": "Suspended"}, {"kueue.x-k8s.io/queue-name": "gpus"}, suspend=True), now=NOW
+        ),
         ExitCode.RESOURCES,
         ["Kueue has not admitted RayJob r1 to gpus", "kubectl get workloads -n training"],
     ),
     "a run that somebody suspended": (
-        Sight(job({"jobDeploymentStatus": "Suspended"}, suspend=True), now=NOW),
+        Snapshot(job({"jobDeploymentStatus": "Suspended"}, suspend=True), now=NOW),
         ExitCode.CLUSTER,
         ["RayJob r1 has spec.suspend: true", '{"spec":{"suspend":false}}'],
     ),
@@ -254,68 +257,125 @@ def standing(others):
     groups = [{"groupName": "cpu", "maxReplicas": 1}]
     cluster = {"metadata": {"name": "training"}, "spec": {"workerGroupSpecs": groups}}
     worker = pod("worker", "cpu", phase="Running", containers=[container("worker", running={})])
-    return Sight(RUNNING, [worker], [], cluster, None, others, NOW)
+    return Snapshot(RUNNING, [worker], [], cluster, None, others, NOW)
 
 
-def test_a_standing_group_at_its_maximum_is_said_while_other_runs_use_it():
-    trouble = only(standing(["first"]))
-    assert (
-        "group cpu of the standing RayCluster is at its maximum of 1 pods, and first may hold them" in trouble.sentence
-    )
-    assert trouble.hopeless_after_s is None
-    assert troubles(standing([])) == []
+def test_a_full_standing_group_is_a_problem_while_other_runs_use_it():
+    problem = only(standing(["first"]))
+    assert "group cpu of the standing RayCluster is at its maximum of 1 pods, and first may be using" in problem.problem
+    assert problem.give_up_after_s is None
+    assert problems(standing([])) == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_trouble_is_said_with_object_value_and_remedy(case):
-    sight, code, parts = CASES[case]
-    trouble = only(sight)
-    assert trouble.code == code
-    assert [part for part in parts if part not in trouble.sentence] == [], trouble.sentence
-    assert trouble.sentence.endswith(".")
+def test_a_problem_names_the_object_the_value_and_the_fix(case):
+    snapshot, code, parts = CASES[case]
+    problem = only(snapshot)
+    text = sentence(problem.problem, problem.fix)
+    assert problem.exit_code == code
+    assert [part for part in parts if part not in text] == [], text
+    assert problem.fix
+    assert not problem.problem.endswith(".")
 
 
-@pytest.mark.parametrize("case", ["Kueue", "a head out of memory", "a run that somebody suspended"])
-def test_what_may_pass_by_itself_is_waited_for(case):
-    assert only(CASES[case][0]).hopeless_after_s is None
+WAITED_FOR = ("Kueue", "a head out of memory", "a run that somebody suspended")
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case not in ("Kueue", "a head out of memory", "a run that somebody suspended")]
-)
-def test_what_will_not_pass_is_given_up_within_half_a_minute(case):
-    assert only(CASES[case][0]).hopeless_after_s <= 25
+@pytest.mark.parametrize("case", WAITED_FOR)
+def test_a_problem_that_may_go_away_is_waited_for(case):
+    assert only(CASES[case][0]).give_up_after_s is None
 
 
-def test_a_node_that_is_on_its_way_is_waited_for():
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WAITED_FOR])
+def test_a_lasting_problem_is_given_up_within_half_a_minute(case):
+    assert only(CASES[case][0]).give_up_after_s <= 25
+
+
+def test_a_node_that_is_being_created_is_waited_for():
     comes = event("Pod", "r1-x-worker", "TriggeredScaleUp", "pod triggered scale-up: [{gpu-pool 0->1}]", "Normal")
-    trouble = only(Sight(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], [comes], now=NOW))
-    assert "node that is being made (pod triggered scale-up" in trouble.sentence
-    assert trouble.hopeless_after_s is None
+    problem = only(Snapshot(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], [comes], now=NOW))
+    assert "a node is being created for it (pod triggered scale-up" in problem.problem
+    assert problem.give_up_after_s is None
 
 
-def test_a_run_that_starts_as_it_should_has_no_trouble():
+def test_another_pods_node_does_not_help():
+    comes = event("Pod", "r2-x-worker", "TriggeredScaleUp", "pod triggered scale-up", "Normal")
+    problem = only(Snapshot(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], [comes], now=NOW))
+    assert problem.give_up_after_s is not None
+
+
+def test_a_run_that_starts_as_it_should_has_no_problem():
     starting = pod(containers=[container(waiting={"reason": "ContainerCreating"})])
     running = pod("worker", "cpu", phase="Running", containers=[container("worker", running={})])
     probes = event("Pod", "r1-x-head", "Unhealthy", "Startup probe failed: connection refused")
-    assert troubles(Sight(RUNNING, [starting, running], [probes], now=NOW)) == []
+    assert problems(Snapshot(RUNNING, [starting, running], [probes], now=NOW)) == []
 
 
-def test_an_operator_is_given_time_to_take_up_a_run():
-    assert troubles(Sight(job(made="2026-11-30T00:54:55Z"), now=NOW)) == []
+@pytest.mark.parametrize(("age_s", "count"), [(11.0, 0), (12.0, 0), (13.0, 1)])
+def test_an_operator_has_twelve_seconds_to_pick_up_a_run(age_s, count):
+    made = diagnose.timestamp(STAMP)
+    assert len(problems(Snapshot(job(), now=made + age_s))) == count
 
 
-def test_old_events_count_no_more():
-    old = event("RayCluster", "r1-x", "FailedToCreateHeadPod", QUOTA, last="2026-11-30T00:53:00Z")
-    assert troubles(Sight(RUNNING, [], [old], now=NOW)) == []
+def test_an_event_shows_that_an_operator_is_there():
+    seen = event("RayJob", "r1", "CreatedRayCluster", "created", "Normal")
+    assert problems(Snapshot(job(), [], [seen], now=NOW)) == []
 
 
-def test_the_same_trouble_of_several_pods_is_said_once():
+@pytest.mark.parametrize(("age_s", "count"), [(89.0, 1), (90.0, 1), (91.0, 0)])
+def test_an_event_counts_for_ninety_seconds(age_s, count):
+    refused = event("RayCluster", "r1-x", "FailedToCreateHeadPod", QUOTA)
+    assert len(problems(Snapshot(RUNNING, [], [refused], now=diagnose.timestamp(LATE) + age_s))) == count
+
+
+def test_a_normal_event_is_no_problem():
+    assert problems(Snapshot(RUNNING, [], [event("RayCluster", "r1-x", "Created", QUOTA, "Normal")], now=NOW)) == []
+
+
+def test_the_same_problem_of_several_pods_is_one():
     pods = [pod(containers=[container(waiting={"reason": "ErrImageNeverPull", "message": NEVER})]) for _ in range(3)]
-    assert len(troubles(Sight(RUNNING, pods, now=NOW))) == 1
+    assert len(problems(Snapshot(RUNNING, pods, now=NOW))) == 1
 
 
-def test_of_a_trouble_that_several_pods_have_the_head_s_is_said():
+def test_of_several_pods_with_a_problem_the_head_is_named():
     stuck = {"reason": "ErrImageNeverPull", "message": NEVER}
     pods = [pod(kind, containers=[container(kind, waiting=stuck)]) for kind in ("worker", "head")]
-    assert "for head pod r1-x-head" in only(Sight(RUNNING, pods, now=NOW)).sentence
+    assert "for head pod r1-x-head" in only(Snapshot(RUNNING, pods, now=NOW)).problem
+
+
+def test_the_most_hopeless_problem_comes_first():
+    pods = [
+        pod(containers=[container(waiting={"reason": "ErrImageNeverPull", "message": NEVER})]),
+        pod("worker", "gpu", conditions=[unschedulable(NO_GPU)]),
+    ]
+    found = problems(Snapshot(RUNNING, pods, now=NOW))
+    assert [problem.about for problem in found] == ["image", "room for worker"]
+
+
+def test_a_pod_that_was_scheduled_lacks_no_room():
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    assert problems(Snapshot(RUNNING, [pod(conditions=[scheduled])], now=NOW)) == []
+
+
+def test_a_long_message_is_shortened():
+    refused = event("Job", "r1", "FailedCreate", f"admission webhook denied: {'x' * 1000}")
+    assert len(only(Snapshot(RUNNING, [], [refused], now=NOW)).problem) < 400
+
+
+def test_a_device_is_counted_on_the_nodes_that_offer_it():
+    nodes = [node(**{"nvidia.com/gpu": "2"}), node(**{"nvidia.com/gpu": "0"}), node(cpu="4")]
+    assert diagnose.nodes_with("nvidia.com/gpu", nodes) == 1
+    assert diagnose.nodes_with("nvidia.com/gpu", []) == 0
+    assert diagnose.nodes_with("nvidia.com/gpu", None) is None
+
+
+def test_an_event_without_a_time_was_never_seen():
+    assert diagnose.seen_at({}) == 0.0
+    assert diagnose.seen_at({"eventTime": "2026-11-30T00:53:20.000000Z"}) == diagnose.timestamp(STAMP)
+
+
+@pytest.mark.parametrize("odd", [None, {}, []])
+def test_missing_parts_of_a_pod_are_no_error(odd):
+    bare = {"metadata": {"name": "p", "labels": None}, "spec": {"containers": []}, "status": {}}
+    bare["status"] = {"containerStatuses": odd or None, "conditions": odd or None}
+    assert problems(Snapshot(RUNNING, [bare], now=NOW)) == []

@@ -1,3 +1,4 @@
+import re
 import shlex
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def config(*overrides, recipe="fast"):
 
 
 def job(settings, name="r1", recipe="fast", cluster="own"):
-    return rayjob.filled(rayjob.manifest(TEMPLATES, cluster, name, recipe, settings), settings)
+    return rayjob.build(TEMPLATES, cluster, name, recipe, settings)
 
 
 def settings_in(entrypoint):
@@ -40,7 +41,7 @@ def settings_in(entrypoint):
         ["optimizer.grad_clip_norm=1.5", "optimizer.schedule=constant", "cpus_per_worker=null"],
     ],
 )
-def test_the_command_of_a_rayjob_gives_exactly_the_submitted_config(overrides):
+def test_the_command_gives_exactly_the_submitted_config(overrides):
     settings = resolve.load("fast", None, overrides, ON_KIND)
     command = rayjob.manifest(TEMPLATES, "own", "r1", "fast", settings)["spec"]["entrypoint"]
     assert settings_in(command).sha256 == settings.sha256
@@ -48,18 +49,18 @@ def test_the_command_of_a_rayjob_gives_exactly_the_submitted_config(overrides):
     assert "--log-format json" in command
 
 
-def test_the_command_names_the_recipe_and_what_the_cluster_and_the_user_set():
+def test_the_command_names_the_recipe_and_what_differs_from_it():
     command = job(config("epochs=20", recipe="accurate"), recipe="accurate")["spec"]["entrypoint"]
     assert command.endswith("--recipe accurate --set epochs=20 --set workers=2 --set cpus_per_worker=1")
 
 
-def test_no_word_of_the_command_has_a_space_that_ray_would_quote_anew():
+def test_no_word_of_the_command_contains_a_space():
     settings = config("model.blocks=[[8, 16], [32]]", "model.hidden=[128, 64]", recipe="accurate")
     command = rayjob.manifest(TEMPLATES, "own", "r1", "accurate", settings)["spec"]["entrypoint"]
     assert [word for word in shlex.split(command) if " " in word] == []
 
 
-def test_the_rayjob_has_the_runs_name_and_remembers_its_config():
+def test_the_rayjob_has_the_runs_name_and_config():
     settings = config("epochs=20")
     made = job(settings)
     assert made["metadata"]["name"] == "r1"
@@ -68,7 +69,7 @@ def test_the_rayjob_has_the_runs_name_and_remembers_its_config():
 
 
 @pytest.mark.parametrize("name", ["1st", "a" * 41, "Upper", "a_b", "-a", "a-"])
-def test_what_cannot_name_a_rayjob_is_refused(name):
+def test_a_name_that_no_rayjob_can_have_is_refused(name):
     with pytest.raises(ConfigError, match="name"):
         rayjob.check_name(name)
 
@@ -77,15 +78,17 @@ def test_the_longest_name_leaves_kuberay_room():
     assert len(rayjob.check_name("a" * 40)) < 47
 
 
-def test_the_same_config_joins_and_another_is_refused_with_what_differs():
+def test_another_config_is_refused_with_the_differences():
     made = job(config("epochs=20"))
     rayjob.check_same(made, config("epochs=20"), "training")
     with pytest.raises(ConflictError, match=r"r1 is a run in training with another config .epochs: 20 → 3"):
         rayjob.check_same(made, config("epochs=3"), "training")
 
 
-def test_a_rayjob_that_kubectl_made_is_not_taken_for_a_run_of_ours():
-    with pytest.raises(ConflictError, match="fashion-mnist is a RayJob in training that `trainer submit` did not make"):
+def test_a_rayjob_created_by_kubectl_is_not_joined():
+    with pytest.raises(
+        ConflictError, match="fashion-mnist is a RayJob in training that `trainer submit` did not create"
+    ):
         rayjob.check_same(yaml.safe_load(RAYJOB), config(), "training")
 
 
@@ -102,15 +105,15 @@ def replicas(made):
         (["workers=1", "gpu=true"], {"cpu": 0, "gpu": 1}),
     ],
 )
-def test_the_cluster_begins_with_the_pods_that_the_workers_need(overrides, expected):
+def test_the_cluster_starts_with_the_pods_the_workers_need(overrides, expected):
     assert replicas(job(config(*overrides))) == expected
 
 
-def test_several_workers_share_a_pod_that_has_the_cores():
+def test_several_workers_share_a_pod_with_enough_cores():
     made = rayjob.manifest(TEMPLATES, "own", "r1", "fast", config())
     group = made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "3500m"  # Ray counts 4
-    assert rayjob.workers_a_pod(group, config()) == 4
+    assert rayjob.workers_per_pod(group, config()) == 4
     assert rayjob.pods_for(group, config("workers=8"), 8) == 2
 
 
@@ -125,14 +128,44 @@ def test_several_workers_share_a_pod_that_has_the_cores():
         (["cpus_per_worker=2"], "no worker group without GPUs has pods with 2 CPU cores"),
     ],
 )
-def test_workers_that_no_group_can_hold_are_refused_with_what_would_fit(overrides, words):
+def test_workers_that_fit_no_group_are_refused(overrides, words):
     with pytest.raises(ResourceError, match=words):
         job(config(*overrides))
 
 
-def test_a_run_on_the_standing_cluster_brings_no_cluster_of_its_own():
+def test_a_run_on_the_standing_cluster_has_no_own_cluster():
     made = job(config(), cluster="standing")
     assert made["spec"]["clusterSelector"] == {"ray.io/cluster": "training"}
     assert "rayClusterSpec" not in made["spec"]
     with pytest.raises(ConfigError, match=r"cluster\.enabled=true"):
         rayjob.manifest({"rayjob.yaml": RAYJOB}, "standing", "r1", "fast", config())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"epochs": "many"}', '{"nope": 1}', "[" * 100_000])
+def test_an_odd_config_annotation_is_no_config(text):
+    assert rayjob.config_of({"metadata": {"name": "r1", "annotations": {"trainer/config": text}}}) is None
+
+
+def test_an_object_without_annotations_has_none():
+    assert rayjob.annotations_of({"metadata": {"name": "r1", "annotations": None}}) == {}
+    assert rayjob.annotations_of({"metadata": {"name": "r1"}}) == {}
+
+
+def test_a_rayjob_on_a_standing_cluster_does_not_say_its_storage():
+    assert rayjob.storage_of({"spec": {"clusterSelector": {"ray.io/cluster": "training"}}}) is None
+
+
+def test_a_group_of_several_hosts_has_that_many_pods_per_replica():
+    assert rayjob.max_pods({"maxReplicas": 2, "numOfHosts": 4}) == 8
+    assert rayjob.max_pods({"maxReplicas": 2}) == 2
+
+
+@pytest.mark.parametrize(("workers", "pods"), [(1, 1), (4, 1), (5, 2), (8, 2)])
+def test_pods_are_rounded_up_to_hold_all_workers(workers, pods):
+    resources = {"limits": {"cpu": "4"}}
+    group = {"template": {"spec": {"containers": [{"resources": resources}]}}}
+    assert rayjob.pods_for(group, config(), workers) == pods
+
+
+def test_the_submitter_of_a_run_has_a_host():
+    assert re.fullmatch(r"\S+@\S+", rayjob.me())

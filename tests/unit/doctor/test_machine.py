@@ -5,34 +5,27 @@ import sys
 
 import pytest
 
-from trainer.doctor import kubernetes, machine
-from trainer.doctor.machine import Check, State
-from trainer.errors import ExitCode
-
-GPU_GROUP = {
-    "groupName": "gpu",
-    "minReplicas": 0,
-    "maxReplicas": 4,
-    "template": {"spec": {"containers": [{"resources": {"limits": {"cpu": "1", "nvidia.com/gpu": 1}}}]}},
-}
+from trainer.doctor import machine
+from trainer.doctor.check import State
+from trainer.errors import DataError, ExitCode, OutageError
 
 
-def test_a_storage_is_written_read_and_left_as_it_was(tmp_path):
-    check = machine.storage("here", str(tmp_path))
+def test_a_storage_is_left_as_it_was(tmp_path):
+    check = machine.check_storage("here", str(tmp_path))
     assert check.state is State.GOOD
     assert f"as user {os.getuid()}" in check.found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_storage_that_cannot_be_written_is_wrong_with_its_fix(tmp_path):
+def test_a_storage_that_cannot_be_written_is_wrong(tmp_path):
     (tmp_path / "file").write_text("")
-    check = machine.storage("here", str(tmp_path / "file"))
+    check = machine.check_storage("here", str(tmp_path / "file"))
     assert (check.state, check.code) == (State.BAD, ExitCode.STORAGE)
     assert "cannot be written" in check.found
     assert check.fix
 
 
-def test_no_secret_is_shown_for_the_identity(monkeypatch):
+def test_the_identity_shows_no_secret(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "training")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     assert machine.identity("s3://runs") == "access key training"
@@ -40,64 +33,105 @@ def test_no_secret_is_shown_for_the_identity(monkeypatch):
 
 def test_an_endpoint_without_an_address_is_wrong(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://object-store.invalid:7070")
-    (check,) = machine.names("here", "s3://runs")
+    (check,) = machine.check_dns("here", "s3://runs")
     assert check.state is State.BAD
     assert "object-store.invalid has no address" in check.found
 
 
 def test_a_small_shared_memory_is_a_warning(monkeypatch):
-    monkeypatch.setattr(machine, "SHM_LEAST", 2**60)
-    (check,) = machine.shared_memory("here")
+    monkeypatch.setattr(machine, "SHM_MIN_BYTES", 2**60)
+    (check,) = machine.check_shared_memory("here")
     assert check.state is State.WARNING
-    assert "memory emptyDir" in check.fix
+    assert "emptyDir of medium Memory" in check.fix
 
 
-def test_clocks_may_differ_by_seconds_only():
-    assert machine.clock("here", 4.0, "x").state is State.GOOD
-    assert machine.clock("here", -6.0, "x").state is State.BAD
+def test_clocks_may_differ_by_a_few_seconds():
+    assert machine.check_clock("here", 4.0, "x").state is State.GOOD
+    assert machine.check_clock("here", -6.0, "x").state is State.BAD
 
 
-def test_another_ray_than_the_trainer_s_is_wrong(monkeypatch):
-    assert machine.versions("here").state is State.GOOD
-    monkeypatch.setattr(machine, "RAY", "2.9.0")
-    assert machine.versions("here").code == ExitCode.CONFIG
+def test_another_version_of_ray_is_wrong(monkeypatch):
+    assert machine.check_versions("here").state is State.GOOD
+    monkeypatch.setattr(machine, "RAY_VERSION", "2.9.0")
+    assert machine.check_versions("here").code == ExitCode.CONFIG
 
 
 def test_a_data_set_that_is_damaged_is_wrong(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"x")
-    assert machine.data_set("here", tmp_path).code == ExitCode.DATA
+    assert machine.check_data("here", tmp_path).code == ExitCode.DATA
 
 
-def test_the_exit_code_is_the_first_wrong_line_s_and_warnings_have_none():
-    warning = Check("a", "b", State.WARNING, "c")
-    assert kubernetes.worst([machine.good("a", "b", "c"), warning]) == ExitCode.OK
-    bad = Check("a", "b", State.BAD, "c", "d", ExitCode.STORAGE)
-    assert kubernetes.worst([warning, bad, Check("a", "b", State.BAD, "c", "d", ExitCode.DATA)]) == ExitCode.STORAGE
+def test_a_failed_storage_is_the_errors_problem_and_fix(monkeypatch):
+    def away(_):
+        raise OutageError("storage: s3://runs is away: a; b", "check the network; then the endpoint")
+
+    monkeypatch.setattr(machine.store, "check", away)
+    check = machine.check_storage("here", "s3://runs")
+    assert check.found.startswith("storage: s3://runs is away: a; b (")
+    assert check.fix == "check the network; then the endpoint"
+    assert check.code == ExitCode.STORAGE
 
 
-def test_the_doctor_prints_a_line_for_each_check_and_returns_the_worst(tmp_path):
+def test_a_storage_that_returns_other_bytes_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.store, "read", lambda _: b"")
+    check = machine.check_storage("here", str(tmp_path))
+    assert (check.state, check.code) == (State.BAD, ExitCode.STORAGE)
+    assert "returned other bytes" in check.found
+
+
+def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
+    def damaged(*_):
+        raise DataError("a file: is damaged: x", "put the right one there: y")
+
+    monkeypatch.setattr(machine.fetch, "find", damaged)
+    check = machine.check_data("here", tmp_path)
+    assert (check.found, check.fix, check.code) == (
+        "a file: is damaged: x",
+        "put the right one there: y",
+        ExitCode.DATA,
+    )
+
+
+def test_missing_data_are_a_warning_unless_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "none"))
+    assert machine.check_data("here", None).state is State.WARNING
+    assert machine.check_data("here", tmp_path / "none").state is State.BAD
+
+
+@pytest.mark.parametrize(("ahead_s", "state"), [(5.0, State.GOOD), (5.1, State.BAD), (-5.0, State.GOOD)])
+def test_a_clock_may_be_five_seconds_off(ahead_s, state):
+    check = machine.check_clock("here", ahead_s, "the head")
+    assert check.state is state
+    assert ("ahead of" in check.found) is (ahead_s > 0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "variables", "identity"),
+    [
+        ("s3://runs", {"AWS_ROLE_ARN": "arn:x"}, "role arn:x"),
+        ("gs://runs", {"GOOGLE_SERVICE_ACCOUNT": "k.json"}, "key file k.json"),
+        ("az://runs", {"AZURE_CLIENT_ID": "id"}, "client id"),
+        ("s3://runs", {}, "the identity of this machine or pod"),
+    ],
+)
+def test_the_identity_is_that_of_the_environment(monkeypatch, runs, variables, identity):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.identity(runs) == identity
+
+
+def test_a_folder_needs_no_dns(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://object-store.invalid:7070")
+    assert list(machine.check_dns("here", "/runs")) == []
+
+
+def test_the_doctor_prints_each_check_and_exits_with_the_first_wrong(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "trainer", "doctor", "--storage", str(tmp_path / "file"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == ExitCode.STORAGE
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {"versions", "CPU", "storage", "data"} <= {each["what"] for each in found if each["event"] == "check"}
+    assert {"versions", "CPU", "storage", "data"} <= {event["what"] for event in found if event["event"] == "check"}
     assert found[-1]["exit_code"] == ExitCode.STORAGE
-
-
-@pytest.mark.parametrize(
-    ("nodes", "replicas"),
-    [
-        ([{"status": {"allocatable": {"nvidia.com/gpu": "1"}}}], 1),
-        ([{"status": {"allocatable": {}}}], 0),
-        (None, 0),
-    ],
-)
-def test_the_doctor_s_cluster_has_a_pod_of_each_group_that_some_node_can_hold(nodes, replicas):
-    spec = {"rayClusterSpec": {"workerGroupSpecs": [GPU_GROUP]}, "backoffLimit": 2}
-    template = {"metadata": {"name": "fashion-mnist", "labels": {}}, "spec": spec}
-    job, left_out = kubernetes.as_visit(template, nodes)
-    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == replicas
-    assert job["spec"]["backoffLimit"] == 0
-    assert [each.where for each in left_out] == ([] if replicas else ["gpu"])
-    assert template["metadata"]["name"] == "fashion-mnist"

@@ -1,0 +1,272 @@
+"""The commands for runs on a cluster: what they print, with a cluster in memory that says all kinds of things."""
+
+import io
+import json
+import sys
+
+import pytest
+from support import hostile
+from support.fake_kube import COMPLETE, RESULT, RUNNING, FakeKube, line, pod, rayjob
+from support.points import EPOCH
+
+from trainer.cli import cluster, main
+from trainer.cluster import client, diagnose, follow, status, submit, waiting
+from trainer.doctor import kubernetes, machine
+from trainer.doctor.check import Check, State
+from trainer.errors import ExitCode
+from trainer.storage import layout
+from trainer.storage.record import Record
+
+STUCK = {"name": "ray-head", "image": "nope", "state": {"waiting": {"reason": "ErrImageNeverPull", "message": "x"}}}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch, tmp_path):
+    for module in (follow, status):
+        monkeypatch.setattr(module, "POLL_EVERY_S", 0.0)
+    monkeypatch.setattr(follow, "RESULT_COMES_S", 0.0)
+    monkeypatch.setattr(waiting, "CONFIRMED_AFTER_S", 0.0)
+    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(submit, "READ_BY_FOLLOWERS_S", 0.0)
+    monkeypatch.delenv("TRAINER_STORAGE", raising=False)
+    monkeypatch.setenv("COLUMNS", "60")  # narrow: nothing may be cut off
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def kube(monkeypatch):
+    kube = FakeKube()
+    monkeypatch.setattr(client, "connect", lambda context=None, namespace=None: kube)
+    return kube
+
+
+@pytest.fixture(params=["utf-8", "ascii"])
+def encoding(request):
+    return request.param
+
+
+@pytest.fixture
+def trainer(monkeypatch, encoding):
+    """Run `trainer ...` in this process: exit code, stdout and stderr, as bytes of an encoding that were decoded."""
+
+    def run(*arguments):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+        monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        code = 0
+        try:
+            main.main()
+        except SystemExit as end:
+            code = end.code
+        printed = []
+        for stream in streams:
+            stream.flush()
+            printed.append(stream.buffer.getvalue().decode(encoding))
+        return code, *printed
+
+    return run
+
+
+TEXT = " ".join(hostile.LINES.values())  # all of them at once
+
+
+def check_is_data(printed, encoding):
+    """Check that TEXT was printed whole, and that a terminal has nothing to obey."""
+    words = [word for word in hostile.words(TEXT) if encoding == "utf-8" or word.isascii()]
+    assert [word for word in words if word not in printed] == [], printed
+    assert [character for character in printed if character in hostile.FORBIDDEN] == []
+
+
+def submitted(kube, status, log=""):
+    """Submit r1 without waiting, then let its RayJob be in a state."""
+    client.submit("r1")
+    kube.jobs["r1"]["status"] = status
+    kube.logs["r1-abc"] = log
+
+
+def test_submit_prints_a_runs_words_as_data(kube, trainer, encoding):
+    facts = {"event": "result", "status": "failed", "exit_code": 9, "error": TEXT, "problem": TEXT, "fix": TEXT}
+    events = [{"event": "warning", "message": TEXT}, {"event": "metrics", **EPOCH}, {**facts, "retry": False}]
+    state = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "rayClusterName": TEXT, "failed": 3}
+    create = kube.create_rayjob
+    kube.create_rayjob = lambda job, dry_run=False: create({**job, "status": state})
+    kube.logs["r1-abc"] = "".join(map(line, events))
+    code, out, err = trainer("submit", "--name", "r1")
+    assert code == ExitCode.DIVERGED
+    assert "warning: " in out
+    assert "82.34%" in out
+    check_is_data(out, encoding)
+    check_is_data(err, encoding)
+
+
+def test_submit_prints_json_that_any_terminal_may_see(kube, trainer, encoding):
+    submitted(kube, COMPLETE, line({"event": "warning", "message": TEXT}) + line({**RESULT, "name": TEXT}))
+    code, out, _ = trainer("submit", "--name", "r1", "--log-format", "json")
+    assert code == 0
+    assert out.isascii()
+    events = list(map(json.loads, out.splitlines()))
+    assert {"event": "warning", "message": TEXT} in events
+    assert events[-1] == {**RESULT, "name": TEXT}
+
+
+def test_submit_prints_what_a_run_waits_for_as_data(kube, trainer, encoding):
+    submitted(kube, {"jobDeploymentStatus": "Initializing", "rayClusterName": "r1-x"})
+    stuck = {**STUCK, "image": TEXT}
+    kube.pod_list.append(pod("h", "head", phase="Pending", containerStatuses=[stuck]))
+    code, out, err = trainer("submit", "--name", "r1")
+    assert code == ExitCode.CLUSTER
+    check_is_data(out, encoding)
+    check_is_data(err, encoding)
+    assert "`trainer stop r1` ends it" in err
+    assert "Error: image: " in err
+
+
+def test_submit_ends_with_the_numbers_and_the_record(kube, trainer):
+    submitted(kube, COMPLETE, line(RESULT))
+    code, out, err = trainer("submit", "--name", "r1")
+    assert (code, err) == (0, "")
+    assert "Run r1 in training of kind: exists already, with this config; joining it." in out
+    numbers = "test accuracy 90.00%, test loss 0.3000"
+    assert out.splitlines()[-1] == f"Run r1 finished: {numbers}; its record is s3://runs/r1."
+
+
+def test_submit_without_waiting_says_how_to_return(kube, trainer):
+    code, out, _ = trainer("submit", "--name", "r1", "--no-wait")
+    assert code == 0
+    assert out.splitlines() == [
+        "Run r1 in training of kind: submitted.",
+        "See it: trainer status r1. Follow it: the same submit again. Stop it: trainer stop r1.",
+    ]
+    kube.jobs["r1"]["status"] = RUNNING
+    assert "joining it" in trainer("submit", "--name", "r1", "--no-wait")[1]
+
+
+def test_ctrl_c_detaches(kube, trainer, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "follow", interrupt)
+    code, out, _ = trainer("submit", "--name", "r1")
+    assert code == ExitCode.INTERRUPTED
+    assert "Detached; the run continues. See it: trainer status r1." in out
+
+
+def test_status_prints_a_rayjobs_words_as_data(kube, trainer, encoding):
+    notes = {"trainer/submitted-by": TEXT, "trainer/epoch": TEXT, "trainer/loss": TEXT}
+    kube.jobs["r1"] = rayjob(annotations=notes, jobDeploymentStatus=TEXT, rayClusterName=TEXT)
+    code, out, _ = trainer("status", "r1")
+    assert code == 0
+    check_is_data(out, encoding)
+    assert len(out.splitlines()) == 7  # one line each: none wrapped
+    assert trainer("status", "r1", "--json")[1].isascii()
+
+
+def test_status_prints_an_end_as_data(kube, trainer, encoding):
+    message = f"failed with exit code 6, last available logs\nError: {TEXT}"
+    kube.jobs["r1"] = rayjob(jobStatus="FAILED", jobDeploymentStatus="Failed", message=message)
+    _, out, _ = trainer("status", "r1")
+    check_is_data(out, encoding)
+    assert "exit code     6" in out
+
+
+def test_logs_prints_lines_as_data(kube, trainer, encoding):
+    kube.jobs["r1"] = rayjob(**RUNNING)
+    kube.logs["r1-abc"] = line(TEXT)
+    code, out, _ = trainer("logs", "r1")
+    assert code == 0
+    check_is_data(out, encoding)
+
+
+def test_list_prints_cells_as_data(kube, trainer, encoding):
+    notes = {"trainer/epoch": TEXT, "trainer/accuracy": TEXT}
+    kube.jobs["r1"] = rayjob(annotations=notes, jobDeploymentStatus=TEXT, endTime=TEXT)
+    code, out, _ = trainer("list")
+    assert code == 0
+    check_is_data(out, encoding)
+    assert len(out.splitlines()) == 2
+
+
+def test_list_prints_a_storages_runs_as_data(trainer, encoding, tmp_path):
+    record = Record(tmp_path / "runs" / "r1")
+    record.create(kubernetes.Config(), {})
+    record.file(layout.RESULT).write_text(json.dumps({"status": TEXT}))
+    code, out, _ = trainer("list", "--storage", "runs")
+    assert code == 0
+    check_is_data(out, encoding)
+
+
+def test_list_says_that_there_are_no_runs(kube, trainer):
+    assert trainer("list")[1] == "There are no runs.\n"
+
+
+def test_list_without_a_kubeconfig_lists_this_machines_runs(trainer, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    Record(tmp_path / "runs" / "r1").create(kubernetes.Config(), {})
+    code, out, err = trainer("list")
+    assert code == 0
+    assert "r1" in out
+    assert "No cluster was asked (kubeconfig: there is none at " in err
+
+
+def test_stop_prints_an_error_as_data(kube, trainer, encoding):
+    kube.jobs["other"] = rayjob(TEXT)
+    kube.jobs["other"]["metadata"]["name"] = TEXT
+    code, _, err = trainer("stop", "r1")
+    assert code == ExitCode.CONFIG
+    check_is_data(err, encoding)
+    assert "Error: name: there is no run r1" in err
+
+
+def test_stop_says_what_it_did_and_how_far_the_run_was(kube, trainer, tmp_path):
+    record = Record(tmp_path / "runs" / "r1")
+    record.create(kubernetes.Config(), {})
+    record.file(layout.RESULT).write_text('{"status": "interrupted", "epochs": 2, "exit_code": 130}')
+    kube.jobs["r1"] = rayjob(**RUNNING)
+    code, out, err = trainer("stop", "r1", "--storage", "runs")
+    assert code == 0
+    assert err == "Stopping r1: signalling the driver and waiting for its pods to terminate.\n"
+    epochs = kubernetes.Config().epochs
+    assert out.splitlines() == [
+        "Run r1 is stopped and its pods are gone; its record is kept. Submit it again to resume.",
+        f"Its record {tmp_path}/runs/r1: interrupted, epoch 2/{epochs}.",
+    ]
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop", "submit"])
+def test_the_storage_may_be_that_of_the_environment(kube, trainer, monkeypatch, command):
+    seen = []
+
+    def called(*_, storage=None, **__):
+        seen.append(storage)
+        raise KeyboardInterrupt
+
+    for name in ("status_of", "logs", "stop"):
+        monkeypatch.setattr(client, name, called)
+    monkeypatch.setattr(client, "follow", lambda run, display, storage: called(storage=storage))
+    monkeypatch.setattr(main, "_fail", lambda sentence, code: sys.exit(code))
+    monkeypatch.setenv("TRAINER_STORAGE", "s3://mine")
+    run = ["--name", "r1"] if command == "submit" else ["r1"]
+    assert trainer(command, *run)[0] == ExitCode.INTERRUPTED
+    assert seen == ["s3://mine"]
+
+
+def test_doctor_prints_checks_as_data(trainer, encoding, monkeypatch):
+    found = [Check(TEXT, TEXT, State.BAD, TEXT, TEXT, ExitCode.STORAGE), Check("here", "CPU", State.GOOD, "2 cores")]
+    monkeypatch.setattr(machine, "checks", lambda *_: found)
+    code, out, _ = trainer("doctor")
+    assert code == ExitCode.STORAGE
+    check_is_data(out, encoding)
+    assert [row.split()[0] for row in out.splitlines()] == ["wrong", "ok"]
+    assert trainer("doctor", "--json")[1].isascii()
+
+
+def test_doctor_checks_the_cluster_too_if_asked(kube, trainer, monkeypatch):
+    monkeypatch.setattr(machine, "checks", lambda *_: [])
+    monkeypatch.setattr(kubernetes, "checks", lambda kube, log: [Check("cluster", "x", State.WARNING, "y")])
+    code, out, _ = trainer("doctor", "--cluster")
+    assert (code, out.split()) == (0, ["warning", "cluster", "x", "y"])
+
+
+def test_the_styles_are_those_of_the_states():
+    assert set(cluster.STYLES) == {state.value for state in State}

@@ -1,0 +1,140 @@
+"""Runs by the records in a storage."""
+
+import json
+
+import pytest
+from support.points import EPOCH
+
+from trainer import resolve
+from trainer.cluster import records
+from trainer.cluster.status import RunRow
+from trainer.errors import OutageError, StorageError
+from trainer.storage import layout, store
+from trainer.storage.record import Record
+
+CONFIG = resolve.load("seed")
+FINISHED = {"status": "finished", "exit_code": 0, "epochs": 2, "steps": 10, "test_accuracy": 0.9, "test_loss": 0.3}
+FINISHED |= {"started_at": 0.0, "ended_at": 60.0}
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(name, result=None):
+        record = Record(tmp_path / name)
+        record.create(CONFIG, {"ray": "2.60.0"})
+        if result is not None:
+            record.file(layout.RESULT).write_text(result if isinstance(result, str) else json.dumps(result))
+        return record
+
+    return make
+
+
+ODD = [
+    "{",
+    "[]",
+    "3",
+    "null",
+    '"x"',
+    '{"status": 3}',
+    '{"status": "failed", "test_accuracy": "high"}',
+    '{"status": "failed", "ended_at": 1e30}',
+    '{"status": "failed", "ended_at": "now"}',
+    '{"status": "failed", "epochs": []}',
+    "[" * 100_000,
+    "\\udcff",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_odd_result_is_a_damaged_row_and_the_others_are_listed(make, tmp_path, odd):
+    make("a", FINISHED)
+    make("b", odd)
+    make("c", FINISHED)
+    assert [(row.run, row.state) for row in records.rows(str(tmp_path))] == [
+        ("a", "finished"),
+        ("b", "damaged"),
+        ("c", "finished"),
+    ]
+
+
+@pytest.mark.parametrize("config", ["{", "epochs: many", "- 1", "nope: 1", "\x00"])
+def test_an_odd_config_is_a_damaged_row(make, tmp_path, config):
+    make("a").file(layout.CONFIG).write_text(config)
+    assert records.rows(str(tmp_path)) == [RunRow("a", "damaged")]
+
+
+def test_a_row_has_epochs_accuracy_and_end(make, tmp_path):
+    make("a", FINISHED)
+    make("b")
+    assert records.rows(str(tmp_path)) == [
+        RunRow("a", "finished", f"2/{CONFIG.epochs}", "90.00%", "1970-01-01T00:01:00Z"),
+        RunRow("b", "not ended", f"0/{CONFIG.epochs}"),
+    ]
+
+
+def test_a_folder_without_config_is_no_run(tmp_path):
+    (tmp_path / "comparison").mkdir()
+    assert records.rows(str(tmp_path)) == []
+    assert records.rows(str(tmp_path / "none")) == []
+
+
+def test_an_outage_is_not_damage(make, tmp_path, monkeypatch):
+    make("a", FINISHED)
+    read = store.read
+
+    def away(uri):
+        if uri.endswith(layout.RESULT):
+            raise OutageError("storage: s3://runs is away")
+        return read(uri)
+
+    monkeypatch.setattr(records.store, "read", away)
+    with pytest.raises(OutageError):
+        records.rows(str(tmp_path))
+
+
+def test_a_finished_record_is_described_with_its_result(make, tmp_path):
+    make("a", FINISHED)
+    found = records.describe(str(tmp_path), "a")
+    assert (found.state, found.exit_code, found.ended) == ("finished", 0, "Run a finished.")
+    assert found.progress == {"epoch": f"2/{CONFIG.epochs}", "step": f"10/{CONFIG.total_steps}"}
+    assert found.submitted_at == "1970-01-01T00:00:00Z"
+    assert found.record == f"{tmp_path}/a"
+    assert found.result == FINISHED
+
+
+def test_a_failed_record_is_described_with_its_error(make, tmp_path):
+    make("a", {"status": "failed", "exit_code": 9, "error": "the loss became nan; lower optimizer.lr."})
+    found = records.describe(str(tmp_path), "a")
+    assert (found.state, found.exit_code) == ("failed", 9)
+    assert found.ended == "the loss became nan; lower optimizer.lr."
+
+
+def test_a_record_without_result_has_not_ended(make, tmp_path):
+    make("a")
+    found = records.describe(str(tmp_path), "a")
+    assert (found.state, found.exit_code, found.ended, found.result) == ("not ended", None, None, None)
+    assert found.progress == {}
+
+
+def test_a_record_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="has no run a; list its runs"):
+        records.describe(str(tmp_path), "a")
+
+
+@pytest.mark.parametrize("odd", [text for text in ODD if "test_accuracy" not in text and "ended_at" not in text])
+def test_an_odd_record_is_damaged(make, tmp_path, odd):
+    make("a", odd)
+    with pytest.raises(StorageError, match="is damaged") as damaged:
+        records.describe(str(tmp_path), "a")
+    assert damaged.value.fix
+
+
+def test_the_lines_of_a_record_are_its_events_and_points_by_time(make, tmp_path):
+    record = make("a")
+    record.add_point({**EPOCH, "time": 5.0})
+    record.file(layout.EVENTS).write_text(
+        '{"event": "run_started", "time": 1.0}\n{"event": "run_ended", "time": 9.0}\n'
+    )
+    found = [json.loads(text) for text in records.lines(str(tmp_path), "a")]
+    assert [event["event"] for event in found] == ["run_started", "metrics", "run_ended"]
+    assert found[1] == {"event": "metrics", **EPOCH, "time": 5.0}

@@ -1,0 +1,61 @@
+"""What a follower writes into a RayJob's annotations: progress for kubectl, and the result at the end.
+
+Pods cannot write them: training code holds no token of the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from trainer.cluster import rayjob
+from trainer.cluster.api import KubeObject
+from trainer.cluster.outcome import Outcome
+from trainer.config import Config
+from trainer.observe.pace import Pace
+from trainer.observe.text import duration, number
+
+WRITE_EVERY_S = 5.0
+
+
+class Annotations:
+    """Keeps the annotations of one run up to date; `write` puts them on its RayJob."""
+
+    def __init__(self, write: Callable[[dict[str, str]], None], pace: Pace, config: Config):
+        self._write = write
+        self._pace = pace
+        self._config = config
+        self._written_at: float | None = None
+
+    def write_progress(self, job: KubeObject) -> None:
+        """Write the progress if it has changed, at most every few seconds."""
+        now = time.monotonic()
+        too_soon = self._written_at is not None and now - self._written_at < WRITE_EVERY_S
+        if self._pace.point is None or too_soon:
+            return
+        self._written_at = now
+        values = progress(self._pace, self._config)
+        existing = rayjob.annotations_of(job)
+        if any(existing.get(key) != value for key, value in values.items()):
+            self._write(values)
+
+    def write_end(self, job: KubeObject, ended: Outcome) -> None:
+        """Write the result and the last progress, unless the RayJob is being deleted."""
+        if "deletionTimestamp" not in job["metadata"]:
+            self._write({**progress(self._pace, self._config), rayjob.RESULT: json.dumps(ended.as_result())})
+
+
+def progress(pace: Pace, config: Config) -> dict[str, str]:
+    """Return the progress as annotations, for ``kubectl get rayjob -o custom-columns``; none before the first point."""
+    if pace.point is None:
+        return {}
+    values = {
+        "epoch": f"{pace.point['epoch']}/{config.epochs}",
+        "step": f"{pace.point['step']}/{config.total_steps}",
+        "loss": number(pace.train_loss, ".4f"),
+        "accuracy": number(pace.accuracy, ".2%"),
+        "samples-per-second": number(pace.samples_per_second, ".0f"),
+        "eta": duration(pace.seconds_left),
+    }
+    return {f"{rayjob.PREFIX}/{key}": value for key, value in values.items()}
