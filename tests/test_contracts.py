@@ -192,12 +192,21 @@ def test_the_command_line_is_this_and_no_more():
         "submit": sorted(
             [
                 *[*common, *place],
-                *["--cluster", "--cpus-per-worker", "--gpu", "--log-format", "--name", "--wait", "--workers"],
+                *[
+                    "--cluster",
+                    "--cpus-per-worker",
+                    "--gpu",
+                    "--log-format",
+                    "--name",
+                    "--storage",
+                    "--wait",
+                    "--workers",
+                ],
             ]
         ),
-        "status": ["--context", "--json", "--namespace"],
-        "logs": ["--context", "--follow", "--namespace"],
-        "stop": place,
+        "status": ["--context", "--json", "--namespace", "--storage"],
+        "logs": ["--context", "--follow", "--namespace", "--storage"],
+        "stop": [*place, "--storage"],
         "list": [*place, "--storage"],
         "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import yaml
 
@@ -19,7 +20,6 @@ from trainer.config import Config
 from trainer.doctor import job_template, machine
 from trainer.doctor.check import Check, State, failed, good, worst
 from trainer.errors import ExitCode, TrainerError
-from trainer.observe.display import Event
 from trainer.storage.schema import Point
 
 READY_WITHIN_S = 300  # the pods of the doctor's own Ray cluster
@@ -83,7 +83,7 @@ class _Checks:
         self._log = log
         self.found: list[Check] = []
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Mapping[str, Any]) -> None:
         """Keep a check; pass on what the follower says."""
         if event["event"] == "check":
             with suppress(ValueError):  # something else that a pod printed

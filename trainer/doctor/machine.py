@@ -148,7 +148,7 @@ def check_data(where: str, data: Path | None) -> Check:
         fix = "nothing to do: a run looks in its cache, then downloads the files"
         return Check(where, "data", State.WARNING, f"not in {folder}", fix)
     try:
-        verified = fetch.find(folder, lambda _: None)
+        verified = fetch.find_dataset(folder, lambda _: None)
     except DataError as error:
         return failed(where, "data", error)
     return good(where, "data", f"verified in {verified}")

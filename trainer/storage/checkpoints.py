@@ -19,7 +19,6 @@ from trainer.errors import CheckpointError
 from trainer.storage import manifest, store
 from trainer.storage.layout import CHECKPOINTS as FOLDER
 from trainer.storage.layout import MANIFEST
-from trainer.storage.layout import WEIGHTS as WEIGHTS
 
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from trainer import __version__
-from trainer.storage import checkpoints, manifest, skipped_steps, store
+from trainer.storage import checkpoints, layout, manifest, skipped_steps, store
 from trainer.storage.checkpoints import Checkpoint
+from trainer.storage.schema import FileFacts
 from trainer.training import divergence, fetch
 from trainer.training.async_saver import AsyncSaver, NullSaver
 from trainer.training.job import Job
@@ -60,7 +61,7 @@ class HoldUp(TypedDict):
 class Finished(TypedDict):
     """The last checkpoint and the final weights are saved."""
 
-    weights: dict[str, Any] | None  # size and sha256 of the final weights, on rank 0
+    weights: FileFacts | None  # size and sha256 of the final weights, on rank 0
     last_save_seconds: float
 
 
@@ -172,7 +173,7 @@ class Checkpointer:
         weights = None
         if self._worker.rank == 0:
             weights = store.through_outage(
-                lambda: save_weights(self._network, store.join(self._run, checkpoints.WEIGHTS)), self._max_outage_s
+                lambda: save_weights(self._network, store.join(self._run, layout.WEIGHTS)), self._max_outage_s
             )
         return {"weights": weights, "last_save_seconds": time.perf_counter() - began}
 
@@ -192,7 +193,7 @@ def _facts(job: Job, worker: Worker) -> dict[str, Any]:
     }
 
 
-def save_weights(network: nn.Module, uri: str) -> dict[str, Any]:
+def save_weights(network: nn.Module, uri: str) -> FileFacts:
     """Write a model's weights as one safetensors object, atomically, and return its size and sha256.
 
     Raises:

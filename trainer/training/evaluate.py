@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config import CLASSES, Config, DataConfig
-from trainer.errors import StorageError, TrainerError
+from trainer.errors import StorageError
 from trainer.storage import store
-from trainer.training import data, device, fetch
+from trainer.training import data
 from trainer.training.data import Samples
 
 if TYPE_CHECKING:  # scoring afterwards needs no Ray Train
@@ -172,38 +171,3 @@ def load_weights(uri: str, config: Config) -> nn.Module:
             "give the config it was trained with by --recipe or --config",
         ) from None
     return model
-
-
-def evaluate(uri: str, config: Config, data_folder: Path | None, tasks: int) -> tuple[Scores, list[dict[str, Any]]]:
-    """Score weights on the test set, in `tasks` shards, each a stateless Ray task; Ray must be running.
-
-    A task holds nothing and may run anywhere, twice or again elsewhere: the sums come out the same.
-    """
-    import ray
-
-    shard = ray.remote(num_cpus=1, max_retries=3)(_evaluate_shard)
-    pending = [shard.remote(uri, config.model_dump(), data_folder, rank, tasks) for rank in range(tasks)]
-    parts = ray.get(pending)
-    if any(isinstance(part, TrainerError) for part in parts):
-        raise next(part for part in parts if isinstance(part, TrainerError))
-    scores = Scores(torch.zeros((), dtype=torch.float64), torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64))
-    for loss_sum, confusion, _ in parts:
-        scores += Scores(torch.tensor(loss_sum), torch.tensor(confusion))  # Ray's arrays are read-only
-    mistakes = sorted((m for *_, part in parts for m in part), key=lambda m: -m["confidence"])[:MISTAKES]
-    return scores, mistakes
-
-
-def _evaluate_shard(uri: str, settings: dict[str, Any], data_folder: Path | None, rank: int, tasks: int) -> Any:
-    try:
-        config = Config.model_validate(settings)
-        model = load_weights(uri, config)
-        folder = fetch.find_dataset(data_folder)
-        _, test = data.load(folder, config.data.validation_samples)
-        mine, positions = data.share(test, rank, tasks)
-        precision, _ = device.choose_precision(config, torch.device("cpu"))
-        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
-        scores, log_probabilities = score(model, mine, config.data, autocast)
-    except TrainerError as error:
-        return error  # as a value: an exception would arrive wrapped in Ray's own
-    mistakes = worst_mistakes(mine, positions, log_probabilities)
-    return scores.loss_sum.numpy(), scores.confusion.numpy(), mistakes

@@ -83,7 +83,7 @@ def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
     def damaged(*_):
         raise DataError("a file: is damaged: x", "put the right one there: y")
 
-    monkeypatch.setattr(machine.fetch, "find", damaged)
+    monkeypatch.setattr(machine.fetch, "find_dataset", damaged)
     check = machine.check_data("here", tmp_path)
     assert (check.found, check.fix, check.code) == (
         "a file: is damaged: x",

@@ -8,7 +8,7 @@ from safetensors.torch import load
 
 from trainer import resolve
 from trainer.errors import CheckpointError, DivergedError
-from trainer.storage import checkpoints, lease, skipped_steps, store
+from trainer.storage import checkpoints, layout, lease, skipped_steps, store
 from trainer.training import checkpointer, model, optimizer
 from trainer.training.async_saver import AsyncSaver, HeldUp
 from trainer.training.checkpointer import Checkpointer
@@ -132,7 +132,7 @@ def test_the_best_scored_checkpoint_is_noted(job):
 def test_finish_writes_the_final_weights_and_returns_their_hash(job):
     saving, network = begin(job)
     finished = finish(saving)
-    content = store.read(f"{job.run}/{checkpoints.WEIGHTS}")
+    content = store.read(f"{job.run}/{layout.WEIGHTS}")
     assert finished["weights"]["size"] == len(content)
     assert finished["last_save_seconds"] > 0
     weights = load(content)
@@ -156,4 +156,4 @@ def test_ranks_above_zero_write_nothing(job):
     assert not saving.is_due(0)
     assert finish(saving)["weights"] is None
     assert checkpoints.look(job.run).committed == []
-    assert store.read(f"{job.run}/{checkpoints.WEIGHTS}") is None
+    assert store.read(f"{job.run}/{layout.WEIGHTS}") is None

@@ -12,7 +12,7 @@ from safetensors.torch import load
 
 from trainer import resolve
 from trainer.errors import DivergedError
-from trainer.storage import checkpoints, lease, skipped_steps, store
+from trainer.storage import checkpoints, layout, lease, skipped_steps, store
 from trainer.training import data, fetch, loop
 from trainer.training import job as jobs
 
@@ -61,7 +61,7 @@ def settings(run, config=CONFIG):
 
 
 def weights(run):
-    return load(store.read(f"{run}/{checkpoints.WEIGHTS}"))
+    return load(store.read(f"{run}/{layout.WEIGHTS}"))
 
 
 def hook(monkeypatch, function):

@@ -1,0 +1,40 @@
+import io
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+from support.points import EPOCH, POINT
+
+from trainer.observe import plots
+
+POINTS = [{**POINT, "elapsed": 1.0, "epochs_done": 0.5}, {**EPOCH, "elapsed": 2.0, "epochs_done": 1.0}]
+EVALUATION = {
+    "confusion": np.eye(10, dtype=int).tolist(),
+    "class_accuracy": {"Bag": 0.9},
+    "mistakes": [{"label": "Bag", "prediction": "Coat", "confidence": 0.9, "pixels": np.zeros((28, 28), np.uint8)}],
+}
+
+
+def size(png):
+    return matplotlib.image.imread(io.BytesIO(png)).shape[:2]
+
+
+def test_a_finished_run_has_every_picture():
+    pictures = plots.of_run(POINTS, EVALUATION, {"training": 1.0, "wall": 2.0})
+    assert set(pictures) == set(plots.RUN_PICTURES)
+    assert all(min(size(png)) > 100 for png in pictures.values())
+
+
+def test_a_run_without_numbers_has_no_pictures():
+    assert plots.of_run([], None, None) == {}
+
+
+@pytest.mark.parametrize("loss", [None, math.nan, math.inf])
+def test_a_loss_that_is_no_finite_number_is_not_drawn(loss):
+    points = [{**point, "train_loss": loss, "test_loss": math.nan} for point in POINTS]
+    assert "loss" not in plots.of_run(points, None, None)
+
+
+def test_runs_are_compared_by_epoch_time_and_loss():
+    assert set(plots.of_runs({"a": POINTS, "b": POINTS})) == set(plots.COMPARISON_PICTURES)
