@@ -140,7 +140,7 @@ def epochs(place: str) -> int:
 
 def saved(place: str) -> bool:
     """Whether a run has a checkpoint."""
-    return bool(checkpoints.look(place).committed)
+    return bool(checkpoints.list_checkpoints(place).committed)
 
 
 def price(record: Record, lost_at: float) -> tuple[list[int], list[float]]:

@@ -63,7 +63,7 @@ def damages(files):
 
 
 def test_a_thousand_damages_to_a_checkpoint_are_all_detected(run, note):
-    newest, older = checkpoints.look(str(run)).committed[:2]
+    newest, older = checkpoints.list_checkpoints(str(run)).committed[:2]
     expected, _ = checkpoints.read(str(run), older)
     folder = run / layout.CHECKPOINTS / newest.name
     for name, gone in damages(folder.iterdir()):
@@ -102,7 +102,7 @@ def test_a_thousand_damages_to_a_record_are_all_detected(run, note):
 
 
 def test_wherever_a_save_is_killed_the_newest_whole_checkpoint_is_found(run, tmp_path, note):
-    newest, *_ = checkpoints.look(str(run)).committed
+    newest, *_ = checkpoints.list_checkpoints(str(run)).committed
     files, _ = checkpoints.read(str(run), newest)
     found = {1: 0, 2: 0}
     for point in itertools.count():
@@ -114,7 +114,7 @@ def test_wherever_a_save_is_killed_the_newest_whole_checkpoint_is_found(run, tmp
         found[which.step] += 1
         checkpoints.commit(place, Checkpoint(3, 1), files, {})  # what it left does not stand in the way
         checkpoints.prune(place, keep=1)
-        assert [each.step for each in checkpoints.look(place).committed] == [3]
+        assert [each.step for each in checkpoints.list_checkpoints(place).committed] == [3]
         assert all("step-00000003" in name for name in store.files(store.join(place, layout.CHECKPOINTS)))
         shutil.rmtree(place)
         if not killed:

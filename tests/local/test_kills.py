@@ -30,7 +30,7 @@ def test_a_run_with_killed_workers_ends_with_the_same_state(workers, tmp_path, u
     assert len(starts) == 5
     assert run.output().count("its process or node was lost") >= 4
     assert "(raylet)" not in run.output()  # Ray's page about it
-    saved_by = {checkpoints.attempt(run.place, each) for each in run.committed()}
+    saved_by = {checkpoints.attempt_of(run.place, each) for each in run.committed()}
     assert starts[-1]["attempt"] in saved_by <= {event["attempt"] for event in starts}
     assert starts[-1]["step"] >= 10  # from a checkpoint, not from the beginning; two workers save every ten steps
 
@@ -40,7 +40,7 @@ def test_a_driver_that_is_killed_is_continued_by_the_same_command(tmp_path, undi
     first = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
     run = tmp_path / "runs" / "killed"
     until = time.monotonic() + 120
-    while not checkpoints.look(str(run)).committed:
+    while not checkpoints.list_checkpoints(str(run)).committed:
         assert time.monotonic() < until
         assert first.poll() is None
         time.sleep(0.05)

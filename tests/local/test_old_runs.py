@@ -28,7 +28,7 @@ def continued(folder, name):
 
 
 def test_an_old_interrupted_run_is_continued(runs):
-    newest = checkpoints.look(str(runs / "runs" / "interrupted")).committed[0]
+    newest = checkpoints.list_checkpoints(str(runs / "runs" / "interrupted")).committed[0]
     done = continued(runs, "interrupted")
     assert done.returncode == 0, done.stdout + done.stderr
     record = Record(runs / "runs" / "interrupted")

@@ -141,7 +141,7 @@ class Training:
 
     def committed(self) -> list[checkpoints.Checkpoint]:
         """Its checkpoints, newest first."""
-        return checkpoints.look(self.place).committed
+        return checkpoints.list_checkpoints(self.place).committed
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """What its record says has happened."""

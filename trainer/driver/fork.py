@@ -56,7 +56,7 @@ def plan(source: Record, config: Config, named: str | None) -> Fork:
 
 
 def _choose(source: Record, named: str | None) -> Checkpoint:
-    committed = checkpoints.look(source.place).committed
+    committed = checkpoints.list_checkpoints(source.place).committed
     if named == BEST:
         best = checkpoints.best(source.place)
         candidates = [checkpoint for checkpoint in committed if best is not None and checkpoint.step == best.step]
@@ -64,7 +64,7 @@ def _choose(source: Record, named: str | None) -> Checkpoint:
         candidates = [checkpoint for checkpoint in committed if named in (None, checkpoint.name)]
     damage = ""
     for checkpoint in candidates:
-        damage = checkpoints.verdict(source.place, checkpoint)
+        damage = checkpoints.verify(source.place, checkpoint)
         if damage == checkpoints.INTACT:
             return checkpoint
     if damage:
@@ -83,7 +83,7 @@ def copy(fork: Fork, run: str, fence: int) -> bool:
         CheckpointError: it was damaged or deleted meanwhile.
         StorageError: the storage is unreachable.
     """
-    if checkpoints.look(run).committed:
+    if checkpoints.list_checkpoints(run).committed:
         return False
     files, manifest = checkpoints.read(fork.run, fork.checkpoint)
     facts = {key: manifest[key] for key in manifest if key not in OF_THE_ORIGINAL}

@@ -50,12 +50,12 @@ class Recovery:
         if not diverged:
             return False
         try:
-            return skipped_steps.begin(self._run, max(diverged))
+            return skipped_steps.write(self._run, max(diverged))
         except StorageError:
             return False
 
     def _forget_failures_before_progress(self) -> None:
-        committed = checkpoints.look(self._run).committed
+        committed = checkpoints.list_checkpoints(self._run).committed
         step = max((checkpoint.step for checkpoint in committed), default=0)
         if step > self._furthest_step:
             self._furthest_step = step

@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointList:
     """The checkpoints in a run's folder, each list newest first."""
 
     committed: list[Checkpoint]
@@ -50,7 +50,7 @@ class Found:
     unfinished: list[Checkpoint]
 
 
-def look(run: str) -> Found:
+def list_checkpoints(run: str) -> CheckpointList:
     """Return the checkpoints of the run at the URI `run`, by their names alone.
 
     Raises:
@@ -62,10 +62,14 @@ def look(run: str) -> Found:
         if match := NAME.fullmatch(folder):
             held.setdefault(Checkpoint(int(match[1]), int(match[2]), int(match[3] or 0)), set()).add(file)
     newest_first = sorted(held, reverse=True)
-    return Found(
-        [each for each in newest_first if MANIFEST in held[each] and QUARANTINED not in held[each]],
-        [each for each in newest_first if QUARANTINED in held[each]],
-        [each for each in newest_first if not held[each] & {MANIFEST, QUARANTINED}],
+    return CheckpointList(
+        [
+            checkpoint
+            for checkpoint in newest_first
+            if MANIFEST in held[checkpoint] and QUARANTINED not in held[checkpoint]
+        ],
+        [checkpoint for checkpoint in newest_first if QUARANTINED in held[checkpoint]],
+        [checkpoint for checkpoint in newest_first if not held[checkpoint] & {MANIFEST, QUARANTINED}],
     )
 
 
@@ -75,9 +79,13 @@ def next_at(run: str, step: int, fence: int) -> Checkpoint | None:
     Raises:
         StorageError: the storage is unreachable.
     """
-    found = look(run)
-    same = [each for each in [*found.committed, *found.quarantined] if (each.step, each.fence) == (step, fence)]
-    if any(each in found.committed for each in same):
+    listed = list_checkpoints(run)
+    same = [
+        checkpoint
+        for checkpoint in [*listed.committed, *listed.quarantined]
+        if (checkpoint.step, checkpoint.fence) == (step, fence)
+    ]
+    if any(checkpoint in listed.committed for checkpoint in same):
         return None
     return Checkpoint(step, fence, len(same))
 
@@ -155,21 +163,21 @@ def newest_valid(
         StorageError: the storage is unreachable.
         CheckpointError: there are checkpoints and none of them is valid: starting over would hide that.
     """
-    found = look(run)
+    listed = list_checkpoints(run)
     valid = None
-    for checkpoint in found.committed:
+    for checkpoint in listed.committed:
         try:
             valid = checkpoint, *read(run, checkpoint)
             break
         except CheckpointError as damage:  # each one may be damaged in its own way
-            mark(run, checkpoint, damage.problem)
+            quarantine(run, checkpoint, damage.problem)
             quarantined(checkpoint, damage.problem)
-    for checkpoint in found.unfinished:
+    for checkpoint in listed.unfinished:
         if valid is None or checkpoint > valid[0]:
             passed_over(checkpoint)
     if valid is not None:
         return valid
-    lost = sorted([*found.committed, *found.quarantined], reverse=True)
+    lost = sorted([*listed.committed, *listed.quarantined], reverse=True)
     if lost:
         raise CheckpointError(
             f"{store.join(run, FOLDER)}: none of the {len(lost)} checkpoints is intact ({lost[0].name} and older), "
@@ -185,7 +193,7 @@ def newest_valid(
     return None
 
 
-def verdict(run: str, checkpoint: Checkpoint) -> str:
+def verify(run: str, checkpoint: Checkpoint) -> str:
     """Return INTACT, or the damage of a checkpoint, which is left as it is.
 
     Raises:
@@ -198,7 +206,7 @@ def verdict(run: str, checkpoint: Checkpoint) -> str:
     return INTACT
 
 
-def attempt(run: str, checkpoint: Checkpoint) -> int | None:
+def attempt_of(run: str, checkpoint: Checkpoint) -> int | None:
     """Return the attempt that saved a checkpoint, from its manifest alone; None if that is damaged or does not say it.
 
     Raises:
@@ -211,7 +219,7 @@ def attempt(run: str, checkpoint: Checkpoint) -> int | None:
     return number
 
 
-def mark(run: str, checkpoint: Checkpoint, damage: str) -> None:
+def quarantine(run: str, checkpoint: Checkpoint, damage: str) -> None:
     """Quarantine a damaged checkpoint: its files stay for inspection, and it is never loaded."""
     content = json.dumps({"damage": damage}).encode()
     store.write(store.join(run, FOLDER, checkpoint.name, QUARANTINED), content)
@@ -225,12 +233,12 @@ def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
     Raises:
         StorageError: the storage is unreachable.
     """
-    found = look(run)
-    if not found.committed:
+    listed = list_checkpoints(run)
+    if not listed.committed:
         return []
     kept = set(besides)
-    gone = [each for each in found.committed[max(1, keep) :] if each.step not in kept]
-    left = [each for each in found.unfinished if each < found.committed[0]]
+    gone = [checkpoint for checkpoint in listed.committed[max(1, keep) :] if checkpoint.step not in kept]
+    left = [checkpoint for checkpoint in listed.unfinished if checkpoint < listed.committed[0]]
     for checkpoint in [*gone, *left]:
         remove(run, checkpoint)
     return gone
@@ -265,7 +273,7 @@ def best(run: str) -> Best | None:
         return None
 
 
-def note_best(run: str, new: Best) -> None:
+def write_best(run: str, new: Best) -> None:
     """Write which checkpoint is the best."""
     store.write(store.join(run, FOLDER, BEST), manifest.seal(asdict(new)))
 
@@ -281,25 +289,25 @@ class Row:
     best_accuracy: float | None
 
 
-def described(run: str, verify: bool) -> list[Row]:
-    """Return every checkpoint of a run, newest first; with `verify`, after reading every byte of the committed ones.
+def described(run: str, read_all: bool) -> list[Row]:
+    """Return every checkpoint of a run, newest first; with `read_all`, after reading every byte of the committed ones.
 
     Raises:
         StorageError: the storage is unreachable.
     """
-    listed = look(run)
+    listed = list_checkpoints(run)
     states = dict.fromkeys(listed.committed, "committed")
     states |= dict.fromkeys(listed.quarantined, "damaged, quarantined")
     states |= dict.fromkeys(listed.unfinished, "unfinished")
-    if verify:
-        states |= {checkpoint: verdict(run, checkpoint) for checkpoint in listed.committed}
+    if read_all:
+        states |= {checkpoint: verify(run, checkpoint) for checkpoint in listed.committed}
     top = best(run)
     return [
         Row(
             checkpoint,
-            attempt(run, checkpoint),
+            attempt_of(run, checkpoint),
             states[checkpoint],
-            verify and checkpoint in listed.committed and states[checkpoint] != INTACT,
+            read_all and checkpoint in listed.committed and states[checkpoint] != INTACT,
             top.test_accuracy if top is not None and checkpoint.step == top.step else None,
         )
         for checkpoint in sorted(states, reverse=True)
@@ -312,11 +320,11 @@ def prune_safely(run: str, keep: int) -> list[Checkpoint]:
     Raises:
         StorageError: the storage is unreachable.
     """
-    committed = look(run).committed
+    committed = list_checkpoints(run).committed
     top = best(run)
     kept = {checkpoint.step for checkpoint in committed if top is not None and checkpoint.step == top.step}
     for checkpoint in committed:
-        if verdict(run, checkpoint) == INTACT:
+        if verify(run, checkpoint) == INTACT:
             kept.add(checkpoint.step)
             break
     return prune(run, keep, kept)

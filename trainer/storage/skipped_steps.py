@@ -13,7 +13,7 @@ from trainer.storage import checkpoints, layout, manifest, store
 FILE = "left-out.json"
 
 
-def begin(run: str, step: int) -> bool:
+def write(run: str, step: int) -> bool:
     """Write that the steps after the newest checkpoint up to `step` are skipped; False if the run did that before.
 
     False too if there is no checkpoint: the settings never worked.
@@ -21,11 +21,11 @@ def begin(run: str, step: int) -> bool:
     Raises:
         StorageError: the storage is unreachable.
     """
-    saved = [checkpoint.step for checkpoint in checkpoints.look(run).committed if checkpoint.step < step]
+    saved = [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed if checkpoint.step < step]
     return bool(saved) and store.create(_file(run), manifest.seal({"after": max(saved), "up_to": step}))
 
 
-def left_out(run: str) -> range:
+def read(run: str) -> range:
     """Return the skipped steps, counted from 0; empty if there are none.
 
     Raises:

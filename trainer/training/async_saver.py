@@ -189,7 +189,7 @@ class AsyncSaver:
         new = max(candidates, key=lambda candidate: candidate.test_accuracy, default=None)
         if new is None or (known is not None and new.test_accuracy <= known.test_accuracy):
             return known
-        checkpoints.note_best(self._run, new)
+        checkpoints.write_best(self._run, new)
         return new
 
 

@@ -121,7 +121,7 @@ class Checkpointer:
 
         resumed.unfinished.clear()  # of a try before an outage; what was quarantined then is not reported again
         newest = checkpoints.newest_valid(self._run, note_damage, note_unfinished)
-        skipped = skipped_steps.left_out(self._run)
+        skipped = skipped_steps.read(self._run)
         if newest is None:
             return _Agreed(None, skipped), {}
         checkpoint, files, _ = newest

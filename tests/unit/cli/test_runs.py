@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
     record.create(resolve.load("fast"), {})
     for step in range(1, 5):
         checkpoints.commit(record.place, Checkpoint(step, 1), {"model": bytes([step])}, {"attempt": step})
-    checkpoints.note_best(record.place, Best(2, 0.91))
+    checkpoints.write_best(record.place, Best(2, 0.91))
     return record
 
 
@@ -32,7 +32,7 @@ def damage(run, step):
 
 
 def steps(run):
-    return [checkpoint.step for checkpoint in checkpoints.look(run.place).committed]
+    return [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run.place).committed]
 
 
 def test_ls_lists_every_checkpoint_newest_first(run):

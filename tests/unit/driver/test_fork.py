@@ -34,7 +34,7 @@ def begun(source, tmp_path, named=None, *more):
 
 @pytest.mark.parametrize(("named", "step"), [(None, 15), ("step-00000010-0001", 10), ("best", 5)])
 def test_a_fork_starts_from_the_chosen_checkpoint_and_names_it(source, tmp_path, named, step):
-    checkpoints.note_best(source.place, Best(5, 0.9))
+    checkpoints.write_best(source.place, Best(5, 0.9))
     run = begun(source, tmp_path, named, "optimizer.lr=0.7")
     which, files, manifest = checkpoints.newest_valid(run, None)
     assert (which.step, which.fence, files) == (step, 4, {"model": str(step).encode()})

@@ -64,7 +64,7 @@ def test_manifest_records_the_attempt_and_old_manifests_have_none(run):
     checkpoints.commit(run, Checkpoint(8, 1), FILES, {})  # as it was before manifests said it
     assert checkpoints.read(run, Checkpoint(5, 1))[1]["attempt"] == 3
     assert checkpoints.newest_valid(run, none_expected)[2]["attempt"] is None
-    assert [checkpoints.attempt(run, Checkpoint(step, 1)) for step in (5, 8)] == [3, None]
+    assert [checkpoints.attempt_of(run, Checkpoint(step, 1)) for step in (5, 8)] == [3, None]
 
 
 def test_the_list_of_checkpoints_names_the_attempt_of_each_where_it_can(tmp_path):
@@ -94,13 +94,13 @@ def test_without_its_manifest_a_checkpoint_is_none_and_that_is_told(run):
     passed_over = []
     found, *_ = checkpoints.newest_valid(run, none_expected, passed_over.append)
     assert found.step == 5
-    assert [each.step for each in checkpoints.look(run).unfinished] == [8, 3]
+    assert [each.step for each in checkpoints.list_checkpoints(run).unfinished] == [8, 3]
     assert [each.step for each in passed_over] == [8]  # what is older is of no interest
 
 
 def test_a_run_stops_if_all_manifests_are_missing(run):
     commit(run, 5, 8)
-    checkpoints.note_best(run, checkpoints.Best(8, 0.9))
+    checkpoints.write_best(run, checkpoints.Best(8, 0.9))
     for step in (5, 8):
         store.delete(path(run, step, checkpoints.MANIFEST))
     with pytest.raises(CheckpointError, match=r"there were checkpoints, as best\.json shows"):
@@ -114,7 +114,7 @@ def test_a_first_save_that_was_cut_off_does_not_keep_a_run_from_beginning(run):
 
 
 def test_a_note_of_the_best_that_is_damaged_is_none(run):
-    checkpoints.note_best(run, checkpoints.Best(8, 0.9))
+    checkpoints.write_best(run, checkpoints.Best(8, 0.9))
     assert checkpoints.best(run) == checkpoints.Best(8, 0.9)
     place = store.join(run, layout.CHECKPOINTS, checkpoints.BEST)
     store.write(place, store.read(place).replace(b"8", b"9", 1))
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_older_one_used(run, name, d
     assert found.step == 5
     assert [step for step, _ in seen] == [8]
     assert name in seen[0][1]
-    assert [each.step for each in checkpoints.look(run).quarantined] == [8]
+    assert [each.step for each in checkpoints.list_checkpoints(run).quarantined] == [8]
     again, *_ = checkpoints.newest_valid(run, none_expected)  # it is not tried a second time
     assert again.step == 5
 
@@ -187,7 +187,7 @@ def test_pruning_keeps_the_newest_and_what_is_named_and_takes_leftovers(run):
     store.write(store.join(run, layout.CHECKPOINTS, Checkpoint(6, 1).name, "model.safetensors"), b"being saved")
     gone = checkpoints.prune(run, keep=2, besides=[1])
     assert [each.step for each in gone] == [3, 2]
-    found = checkpoints.look(run)
+    found = checkpoints.list_checkpoints(run)
     assert [each.step for each in found.committed] == [5, 4, 1]
     assert [each.step for each in found.unfinished] == [6]
     assert not any("step-00000002" in name for name in store.files(run))
@@ -196,7 +196,7 @@ def test_pruning_keeps_the_newest_and_what_is_named_and_takes_leftovers(run):
 def test_pruning_never_takes_the_newest(run):
     commit(run, 1)
     assert checkpoints.prune(run, keep=0) == []
-    assert [each.step for each in checkpoints.look(run).committed] == [1]
+    assert [each.step for each in checkpoints.list_checkpoints(run).committed] == [1]
 
 
 def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
@@ -210,7 +210,7 @@ def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
         found[which.step] += 1
         commit(run, 3)  # what it left does not stand in the way
         checkpoints.prune(run, keep=1)
-        assert [each.step for each in checkpoints.look(run).committed] == [3]
+        assert [each.step for each in checkpoints.list_checkpoints(run).committed] == [3]
         if not killed:
             break
     assert min(found.values()) > 20  # before the manifest and after it

@@ -2,7 +2,7 @@ import pytest
 
 from trainer import resolve
 from trainer.storage import layout, manifest, seal, store
-from trainer.storage.checkpoints import WEIGHTS
+from trainer.storage.layout import WEIGHTS
 from trainer.storage.record import Record
 
 RESULT = {"status": "finished", "test_accuracy": 0.9}

@@ -47,7 +47,7 @@ def test_only_the_newest_state_waits_for_a_slow_commit(run, monkeypatch):
         saver.save(step, 1, state())  # returns at once: training continues
     go.set()
     saver.finish()
-    assert [checkpoint.step for checkpoint in checkpoints.look(run).committed] == [4, 1]
+    assert [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed] == [4, 1]
 
 
 def test_a_short_outage_loses_no_checkpoint(run, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_short_outage_loses_no_checkpoint(run, monkeypatch):
     saver = AsyncSaver(run, 1, {}, keep=3, max_outage_s=30)
     saver.save(1, 1, state())
     saver.finish()
-    assert [checkpoint.step for checkpoint in checkpoints.look(run).committed] == [1]
+    assert [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed] == [1]
 
 
 def test_a_long_outage_raises_at_finish_and_at_the_next_save(run, monkeypatch):
@@ -88,8 +88,8 @@ def test_a_step_is_saved_again_only_if_its_checkpoint_is_damaged(run):
         saver = AsyncSaver(run, 1, {}, keep=3, max_outage_s=1)
         saver.save(7, 2, state())
         saver.finish()
-        assert [checkpoint.name for checkpoint in checkpoints.look(run).committed] == expected
-    checkpoints.mark(run, checkpoints.Checkpoint(7, 1), "for the test")
+        assert [checkpoint.name for checkpoint in checkpoints.list_checkpoints(run).committed] == expected
+    checkpoints.quarantine(run, checkpoints.Checkpoint(7, 1), "for the test")
     saver = AsyncSaver(run, 1, {}, keep=3, max_outage_s=1)
     saver.save(7, 2, state(1.0))
     saver.finish()
@@ -129,7 +129,7 @@ def test_nothing_is_committed_after_another_process_took_the_run(run):
     saver.save(1, 1, state())
     with pytest.raises(CheckpointError, match="Another process has taken over"):
         saver.finish()
-    assert checkpoints.look(run).committed == []
+    assert checkpoints.list_checkpoints(run).committed == []
 
 
 def test_a_save_is_due_every_so_many_seconds(run, monkeypatch):
@@ -149,16 +149,16 @@ def test_the_best_checkpoint_is_kept_also_by_the_next_process(run):
     for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7)):
         saver.save(step, 1, state())
         saver.note_score(step, accuracy)
-        while checkpoints.look(run).committed[:1] != [checkpoints.Checkpoint(step, 1)]:
+        while checkpoints.list_checkpoints(run).committed[:1] != [checkpoints.Checkpoint(step, 1)]:
             time.sleep(0.01)
     saver.finish()
-    assert [checkpoint.step for checkpoint in checkpoints.look(run).committed] == [3, 2]
+    assert [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed] == [3, 2]
     assert checkpoints.best(run) == checkpoints.Best(2, 0.9)
     saver = AsyncSaver(run, 1, {}, keep=1, max_outage_s=1)
     saver.save(4, 2, state())
     saver.note_score(4, 0.8)
     saver.finish()
-    assert [checkpoint.step for checkpoint in checkpoints.look(run).committed] == [4, 2]
+    assert [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed] == [4, 2]
 
 
 def test_a_score_without_a_saved_state_is_not_the_best(run):
@@ -196,7 +196,7 @@ def test_a_newer_state_replaces_an_older_one_during_an_outage(run, monkeypatch):
     assert "away" in saver.outage
     away.clear()
     saver.finish()
-    assert [checkpoint.step for checkpoint in checkpoints.look(run).committed] == [2]
+    assert [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed] == [2]
     assert saver.outage is None
 
 

@@ -86,7 +86,7 @@ def test_resume_skips_the_steps_that_led_to_divergence(job):
     saving, _ = begin(job)
     saving.save(1, 7, 0.5)
     finish(saving)
-    assert skipped_steps.begin(job.run, 12)
+    assert skipped_steps.write(job.run, 12)
     resumed = begin(job)[0].resume()
     assert resumed.skipped == range(7, 12)
     assert resumed.left_out == [8, 12]
@@ -98,7 +98,7 @@ def test_save_refuses_a_loss_that_is_not_finite(job, loss):
     with pytest.raises(DivergedError):
         saving.save(1, 7, loss)
     finish(saving)
-    assert checkpoints.look(job.run).committed == []
+    assert checkpoints.list_checkpoints(job.run).committed == []
 
 
 def test_save_refuses_weights_that_are_not_finite(job):
@@ -108,7 +108,7 @@ def test_save_refuses_weights_that_are_not_finite(job):
     with pytest.raises(DivergedError):
         saving.save(1, 7, 0.5)
     finish(saving)
-    assert checkpoints.look(job.run).committed == []
+    assert checkpoints.list_checkpoints(job.run).committed == []
 
 
 def test_take_saving_counts_from_the_last_call(job):
@@ -155,5 +155,5 @@ def test_ranks_above_zero_write_nothing(job):
     saving.note_score(7, 0.8)
     assert not saving.is_due(0)
     assert finish(saving)["weights"] is None
-    assert checkpoints.look(job.run).committed == []
+    assert checkpoints.list_checkpoints(job.run).committed == []
     assert store.read(f"{job.run}/{layout.WEIGHTS}") is None

@@ -72,7 +72,7 @@ def hook(monkeypatch, function):
 def await_checkpoint(run, step):
     """Wait until the thread of an interrupted training has committed its last state."""
     deadline = time.monotonic() + 30
-    while [checkpoint.step for checkpoint in checkpoints.look(run).committed][:1] != [step]:
+    while [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed][:1] != [step]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -101,7 +101,7 @@ def test_a_run_reports_ready_then_each_epoch_and_returns_its_last_numbers(run, s
     assert [report["samples"] for report in sent[1:]] == [100] * 3
     assert ["confusion" in report for report in sent] == [False, False, False, True]
     assert last == {key: sent[-1][key] for key in ("epoch", "step", "test_loss", "test_accuracy")}
-    assert checkpoints.look(run).committed[0].step == 15
+    assert checkpoints.list_checkpoints(run).committed[0].step == 15
 
 
 def test_progress_is_reported_within_an_epoch_when_it_is_due(run, sent, monkeypatch):
@@ -148,7 +148,7 @@ def test_gradients_that_are_not_finite_are_never_saved(run, sent, monkeypatch):
     with pytest.raises(DivergedError, match=r"A weight became NaN or infinite in epoch 2, by step 10") as caught:
         loop.train(settings(run))
     assert caught.value.step == 10
-    assert {checkpoint.step for checkpoint in checkpoints.look(run).committed} <= {5}
+    assert {checkpoint.step for checkpoint in checkpoints.list_checkpoints(run).committed} <= {5}
 
 
 def test_skipped_steps_are_neither_trained_nor_counted(run, sent, monkeypatch):
@@ -156,7 +156,7 @@ def test_skipped_steps_are_neither_trained_nor_counted(run, sent, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         loop.train(settings(run))
     await_checkpoint(run, 5)
-    assert skipped_steps.begin(run, 10)
+    assert skipped_steps.write(run, 10)
     seen = []
     hook(monkeypatch, lambda batch: seen.append(batch.step) or batch)
     loop.train(settings(run))
