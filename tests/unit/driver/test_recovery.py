@@ -67,7 +67,7 @@ def test_a_death_counts_as_one_though_other_ranks_raise(run):
 
 
 def test_an_outage_while_looking_for_progress_is_retried(retries, monkeypatch):
-    monkeypatch.setattr(checkpoints, "look", lambda run: (_ for _ in ()).throw(StorageError("away")))
+    monkeypatch.setattr(checkpoints, "list_checkpoints", lambda run: (_ for _ in ()).throw(StorageError("away")))
     assert all(retries(BUG) for _ in range(MAX_ERRORS_WITHOUT_PROGRESS + 2))
 
 
@@ -84,5 +84,5 @@ def test_a_non_finite_loss_is_rolled_back_once(retries, run):
 
 def test_a_rollback_that_cannot_be_written_ends_the_run(retries, run, monkeypatch):
     save(run, 5)
-    monkeypatch.setattr(skipped_steps, "begin", lambda run, step: (_ for _ in ()).throw(StorageError("away")))
+    monkeypatch.setattr(skipped_steps, "write", lambda run, step: (_ for _ in ()).throw(StorageError("away")))
     assert not retries(DivergedError("the loss became nan"))
