@@ -132,3 +132,16 @@ def test_other_runs_are_the_running_ones_of_the_same_cluster():
         rayjob("own", jobStatus="RUNNING"),
     ]
     assert others_on_cluster(jobs, mine) == ["same"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        rayjob(spec=SELECTOR, jobDeploymentStatus="Running", jobStatus="PENDING"),
+        rayjob(jobDeploymentStatus="Running", jobStatus="RUNNING"),
+    ],
+)
+def test_a_standing_cluster_is_asked_for_only_while_its_driver_runs(clock, job):
+    kube = FakeKube(job)
+    kube.raycluster = None
+    assert Waiting(kube, lambda *_: None, passive=False).check(job, [], training=False) is None
