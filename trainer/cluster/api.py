@@ -123,7 +123,7 @@ class KubeClient:
         )
         if created is None:
             raise ClusterError(
-                f"KubeRay: {self.context} does not know rayjobs.ray.io", "install the operator: make platform"
+                f"KubeRay: {self.context} does not know rayjobs.ray.io", "install the operator: make install-platform"
             )
         return created
 

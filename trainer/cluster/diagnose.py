@@ -92,7 +92,7 @@ def _of_job(snapshot: Snapshot) -> Iterator[Problem]:
             "operator",
             f"KubeRay: no operator has picked up RayJob {name} after {waited_s:.0f} s: it is not installed, not "
             f"running, or not watching namespace {namespace}",
-            "install it: make platform",
+            "install it: make install-platform",
             ExitCode.CLUSTER,
             1.0,
         )
@@ -188,7 +188,7 @@ def _of_containers(pod: KubeObject) -> Iterator[Problem]:
 def _no_image(pod: KubeObject, status: KubeObject, message: str) -> Problem:
     image = status.get("image") or _container(pod, status["name"]).get("image", "")
     never_pulled = "is not present with pull policy of Never" in message or "ErrImageNeverPull" in message
-    remedy = "load it into the nodes (kind: make image load)" if never_pulled else "push it, or add a pull secret"
+    remedy = "load it into the nodes (kind: make image kind-load)" if never_pulled else "push it, or add a pull secret"
     return Problem(
         "image",
         f"image: {image} cannot be pulled for {_kind(pod)} pod {_name(pod)} ({_shortened(message)})",

@@ -236,7 +236,7 @@ CASES = {
     "no operator": (
         Snapshot(job(), now=NOW),
         ExitCode.CLUSTER,
-        ["no operator has picked up RayJob r1 after 100 s", "not watching namespace training", "make platform"],
+        ["no operator has picked up RayJob r1 after 100 s", "not watching namespace training", "make install-platform"],
     ),
     "Kueue": (
         Snapshot(

@@ -36,6 +36,13 @@ def place(server, request):
     return store.join(server, "team ü+%&", request.function.__name__)
 
 
+@pytest.fixture
+def atomic(request):
+    """Leave out the one server that checks and writes without a lock: two of many may succeed on a busy machine."""
+    if request.node.callspec.params["server"] == "moto":
+        pytest.skip("moto has no lock around a conditional write")
+
+
 def at_once(times, act):
     """What `act(i)` returned or raised in each of many threads that begin together."""
     results, together = [None] * times, threading.Barrier(times)
@@ -99,7 +106,7 @@ def test_what_exists_is_not_created_again_and_stays_as_it_was(place):
     assert store.create(uri, b"third")
 
 
-def test_of_many_that_create_at_once_one_does_and_its_bytes_are_there(place):
+def test_of_many_that_create_at_once_one_does_and_its_bytes_are_there(place, atomic):
     for round_ in range(5):
         uri = store.join(place, f"claim {round_}")
         made = at_once(8, lambda i: store.create(uri, b"from %d" % i))  # noqa: B023
@@ -120,7 +127,7 @@ def test_checking_it_leaves_nothing_behind(place):
     assert store.files(place) == []
 
 
-def test_of_many_that_claim_a_run_at_once_one_gets_it(place):
+def test_of_many_that_claim_a_run_at_once_one_gets_it(place, atomic):
     got = at_once(6, lambda i: Lease(place, lambda: None))
     won = [each for each in got if isinstance(each, Lease)]
     assert len(won) == 1
