@@ -21,9 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "cluster/diagnose", "cluster/follow", "cluster/outcome", "cluster/rayjob", "cluster/retries",
+    "cluster/diagnose", "cluster/follow", "cluster/outcome", "cluster/worker_groups", "cluster/retries",
     "driver/fork", "driver/preflight", "driver/recovery",
-    "observe/goodput", "observe/pace",
+    "observe/goodput", "observe/progress",
     "storage/checkpoints", "storage/lease",
 )  # fmt: skip
 TIMEOUT_S = 120  # a mutant may loop for ever: that is noticed, too

@@ -20,7 +20,7 @@ from trainer.cluster.waiting import Waiting
 from trainer.config import Config
 from trainer.errors import ClusterError, ExitCode, LostConnectionError, TrainerError
 from trainer.observe.display import Display, Guarded
-from trainer.observe.pace import Pace
+from trainer.observe.progress import Progress
 from trainer.observe.text import duration, plural
 from trainer.storage.schema import Result
 
@@ -38,8 +38,8 @@ class Watch:
         self._uid = job["metadata"]["uid"]
         self._display = display if isinstance(display, Guarded) else Guarded(display)
         self._log = Log()
-        self._pace = Pace(config)
-        self._annotations = Annotations(self._write_annotations, self._pace, config)
+        self._progress = Progress(config)
+        self._annotations = Annotations(self._write_annotations, self._progress, config)
         self._retries = Retries(self._change_retries, self._announce_retry, passive)
         self._waiting = Waiting(kube, self._announce, passive)
         self._announced: set[str] = set()  # subjects
@@ -107,7 +107,7 @@ class Watch:
             point = as_point(event)
             if point is not None:
                 self._training = True
-                self._pace.add(point)
+                self._progress.add(point)
                 self._display.point(point)
         elif event["event"] != "result":
             self._training = self._training or event["event"] == "training_started"

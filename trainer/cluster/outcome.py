@@ -12,8 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from trainer.cluster import rayjob
 from trainer.cluster.api import KubeObject
 from trainer.cluster.rayjob import RESULT, STOPPED_BY, annotations_of
+from trainer.cluster.retries import RETRY_BY_EXIT_CODE
 from trainer.errors import (
     CheckpointError,
     ClusterError,
@@ -47,22 +49,6 @@ ERRORS: dict[ExitCode, type[TrainerError]] = {
         ClusterError,
         InterruptedRunError,
     )
-}
-# Whether another Ray cluster may succeed, where the driver itself did not say so. What is True is often a passing
-# cause: a lost node or process, an object store that was away, a driver whose pod was evicted, a cause nobody knows.
-RETRY_BY_EXIT_CODE: dict[ExitCode, bool] = {
-    ExitCode.OK: False,
-    ExitCode.INTERNAL: True,
-    ExitCode.CONFIG: False,
-    ExitCode.DATA: False,
-    ExitCode.STORAGE: True,
-    ExitCode.CONFLICT: False,
-    ExitCode.TRAINING: True,
-    ExitCode.RESOURCES: False,
-    ExitCode.CHECKPOINT: False,
-    ExitCode.DIVERGED: False,
-    ExitCode.CLUSTER: False,
-    ExitCode.INTERRUPTED: True,
 }
 # Ray puts the end of the driver's output behind the first of these; the second begins an error on the command line.
 EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
@@ -115,17 +101,7 @@ def will_retry(job: KubeObject) -> bool:
     if status.get("jobDeploymentStatus") == "Retrying":
         return True
     undecided = status.get("jobDeploymentStatus") == "Running" and status.get("jobStatus") == "FAILED"
-    return undecided and failed_attempts(job) < backoff_limit(job)
-
-
-def failed_attempts(job: KubeObject) -> int:
-    """Return how many attempts of a RayJob have failed."""
-    return int((job.get("status") or {}).get("failed") or 0)
-
-
-def backoff_limit(job: KubeObject) -> int:
-    """Return how many times KubeRay retries a RayJob."""
-    return int(job["spec"].get("backoffLimit") or 0)
+    return undecided and rayjob.failed_attempts(job) < rayjob.backoff_limit(job)
 
 
 def of_attempt(job: KubeObject, result: Result | None = None, last_lines: str = "") -> Outcome | None:

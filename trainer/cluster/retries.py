@@ -7,9 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from trainer.cluster.api import KubeObject
-from trainer.cluster.outcome import Outcome, backoff_limit, failed_attempts
+from trainer.errors import ExitCode
+
+if TYPE_CHECKING:
+    from trainer.cluster.outcome import Outcome
+from trainer.cluster import rayjob
 
 DECISION_S = 20.0  # KubeRay reconciles every 3 s: it has decided by then
 
@@ -33,6 +38,22 @@ class Action(Enum):
     END = "the run has ended"
 
 
+# Whether another Ray cluster may succeed, where the driver itself did not say so. What is True is often a passing
+# cause: a lost node or process, an object store that was away, a driver whose pod was evicted, a cause nobody knows.
+RETRY_BY_EXIT_CODE: dict[ExitCode, bool] = {
+    ExitCode.OK: False,
+    ExitCode.INTERNAL: True,
+    ExitCode.CONFIG: False,
+    ExitCode.DATA: False,
+    ExitCode.STORAGE: True,
+    ExitCode.CONFLICT: False,
+    ExitCode.TRAINING: True,
+    ExitCode.RESOURCES: False,
+    ExitCode.CHECKPOINT: False,
+    ExitCode.DIVERGED: False,
+    ExitCode.CLUSTER: False,
+    ExitCode.INTERRUPTED: True,
+}
 # By phase, and by whether another attempt may succeed.
 ACTIONS: dict[tuple[Phase, bool], Action] = {
     (Phase.UNDECIDED, True): Action.FOLLOW,
@@ -49,12 +70,12 @@ ACTIONS: dict[tuple[Phase, bool], Action] = {
 def phase_of(job: KubeObject, failed_before: int | None = None) -> Phase:
     """Return how far KubeRay is; `failed_before` is the number of failed attempts when this failure was first seen."""
     state = (job.get("status") or {}).get("jobDeploymentStatus")
-    failed = failed_attempts(job)
+    failed = rayjob.failed_attempts(job)
     if state in ("Failed", "Suspending", "Suspended"):
         return Phase.OVER
     if state == "Retrying" or (failed_before is not None and failed > failed_before):
         return Phase.REPLACING
-    return Phase.UNDECIDED if failed < backoff_limit(job) else Phase.EXHAUSTED
+    return Phase.UNDECIDED if failed < rayjob.backoff_limit(job) else Phase.EXHAUSTED
 
 
 class Retries:
@@ -97,7 +118,7 @@ class Retries:
     def _prevent(self, job: KubeObject, failure: Outcome, by_job: Outcome | None) -> Outcome | None:
         first = self._failed_before is None
         if first:
-            self._failed_before = failed_attempts(job)
+            self._failed_before = rayjob.failed_attempts(job)
             self._decided_by = time.monotonic() + DECISION_S
         action = ACTIONS[phase_of(job, self._failed_before), False]
         if action is Action.END:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import resolve
-from trainer.cluster import outcome, rayjob
+from trainer.cluster import outcome, rayjob, worker_groups
 from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject
 from trainer.config import Config
 from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError
@@ -104,7 +104,7 @@ def check_standing_cluster(kube: KubeClient, job: KubeObject, config: Config) ->
         raise ClusterError(
             f"--cluster: {kube.namespace} has no RayCluster {name}", "use --cluster own, or set cluster.enabled=true"
         )
-    rayjob.group_for(cluster["spec"].get("workerGroupSpecs", []), config)
+    worker_groups.group_for(cluster["spec"].get("workerGroupSpecs", []), config)
 
 
 def has_failed(job: KubeObject) -> bool:

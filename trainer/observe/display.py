@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from trainer.config import Config
-from trainer.observe.pace import Pace
+from trainer.observe.progress import Progress
 from trainer.observe.text import cell, clean, console, duration, number, plural, say
 from trainer.storage.schema import Point
 
@@ -108,7 +108,7 @@ class PlainDisplay:
     """A line at each epoch's end, and every few seconds in between: for logs."""
 
     def __init__(self, config: Config):
-        self._pace = Pace(config)
+        self._progress = Progress(config)
         self._last_line = time.monotonic()
 
     def event(self, event: Event) -> None:
@@ -118,9 +118,9 @@ class PlainDisplay:
 
     def point(self, point: Point) -> None:
         """Print it if it ends an epoch, or if nothing was printed for a while."""
-        self._pace.add(point)
+        self._progress.add(point)
         if "test_accuracy" in point or time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
-            self._line(self._pace.line())
+            self._line(self._progress.line())
 
     def close(self) -> None:
         """Nothing is open."""
@@ -134,7 +134,7 @@ class LiveDisplay:
     """A table at the foot of the terminal that changes in place; epochs scroll by above it."""
 
     def __init__(self, config: Config):
-        self._pace = Pace(config)
+        self._progress = Progress(config)
         self._config = config
         self._console = console()
         self._live = Live(self._table(), console=self._console, refresh_per_second=8, transient=True)
@@ -147,9 +147,9 @@ class LiveDisplay:
 
     def point(self, point: Point) -> None:
         """Update the table; an epoch's end stays above it."""
-        self._pace.add(point)
+        self._progress.add(point)
         if "test_accuracy" in point:
-            self._console.print(clean(self._pace.line()))
+            self._console.print(clean(self._progress.line()))
         self._live.update(self._table())
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class LiveDisplay:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        point = self._pace.point
+        point = self._progress.point
         if point is None:
             table.add_row("Starting Ray and its workers …")
             return table
@@ -167,11 +167,11 @@ class LiveDisplay:
             f"epoch {point['epoch']}/{config.epochs}",
             ProgressBar(total=config.total_steps, completed=point["step"], width=30),
             f"step {point['step']}/{config.total_steps}",
-            f"loss {number(self._pace.train_loss, '.4f')}",
-            f"accuracy {number(self._pace.accuracy, '.2%')}",
-            f"{number(self._pace.samples_per_second, ',.0f')} samples/s",
+            f"loss {number(self._progress.train_loss, '.4f')}",
+            f"accuracy {number(self._progress.accuracy, '.2%')}",
+            f"{number(self._progress.samples_per_second, ',.0f')} samples/s",
             cell(plural(point["workers"], "worker")),
-            f"ETA {duration(self._pace.seconds_left)}",
+            f"ETA {duration(self._progress.seconds_left)}",
         )
         return table
 

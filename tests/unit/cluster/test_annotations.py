@@ -8,10 +8,10 @@ from support.points import EPOCH, POINT
 
 from trainer import resolve
 from trainer.cluster import annotations
-from trainer.cluster.annotations import Annotations, progress
+from trainer.cluster.annotations import Annotations
 from trainer.cluster.outcome import Outcome
 from trainer.errors import ExitCode
-from trainer.observe.pace import Pace
+from trainer.observe.progress import Progress
 
 CONFIG = resolve.load("fast")
 ENDED = Outcome("failed", ExitCode.DATA, "p", "f")
@@ -25,8 +25,8 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def pace():
-    return Pace(CONFIG)
+def progress():
+    return Progress(CONFIG)
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def written():
 
 
 @pytest.fixture
-def notes(written, pace):
-    return Annotations(written.append, pace, CONFIG)
+def notes(written, progress):
+    return Annotations(written.append, progress, CONFIG)
 
 
-def test_progress_has_the_columns_of_kubectl(pace):
-    pace.add({**EPOCH, "epoch": 2, "step": 100, "train_loss": 0.51234, "test_accuracy": 0.8765})
-    pace.add({**POINT, "epoch": 3, "step": 101, "train_loss": 0.5123, "samples_per_second": 6123.4, "time": 1010.1})
-    values = progress(pace, CONFIG)
+def test_progress_has_the_columns_of_kubectl(progress):
+    progress.add({**EPOCH, "epoch": 2, "step": 100, "train_loss": 0.51234, "test_accuracy": 0.8765})
+    progress.add({**POINT, "epoch": 3, "step": 101, "train_loss": 0.5123, "samples_per_second": 6123.4, "time": 1010.1})
+    values = progress(progress, CONFIG)
     assert values.pop("trainer/eta")
     assert values == {
         "trainer/epoch": f"3/{CONFIG.epochs}",
@@ -53,31 +53,31 @@ def test_progress_has_the_columns_of_kubectl(pace):
     }
 
 
-def test_there_is_no_progress_before_the_first_point(notes, written, pace, clock):
-    assert progress(pace, CONFIG) == {}
+def test_there_is_no_progress_before_the_first_point(notes, written, progress, clock):
+    assert progress(progress, CONFIG) == {}
     notes.write_progress(rayjob())
     assert written == []
 
 
-def test_progress_is_written_every_five_seconds(notes, written, pace, clock):
+def test_progress_is_written_every_five_seconds(notes, written, progress, clock):
     for second in range(11):
         clock[0] = 1000.0 + second
-        pace.add({**POINT, "step": second + 1})
+        progress.add({**POINT, "step": second + 1})
         notes.write_progress(rayjob())
     assert [values["trainer/step"].split("/")[0] for values in written] == ["1", "6", "11"]
 
 
-def test_progress_that_is_there_already_is_not_written(notes, written, pace, clock):
-    pace.add(POINT)
-    notes.write_progress(rayjob(annotations=progress(pace, CONFIG)))
+def test_progress_that_is_there_already_is_not_written(notes, written, progress, clock):
+    progress.add(POINT)
+    notes.write_progress(rayjob(annotations=progress(progress, CONFIG)))
     assert written == []
 
 
-def test_the_end_is_written_with_the_last_progress(notes, written, pace):
-    pace.add(POINT)
+def test_the_end_is_written_with_the_last_progress(notes, written, progress):
+    progress.add(POINT)
     notes.write_end(rayjob(), ENDED)
     assert json.loads(written[0].pop("trainer/result")) == ENDED.as_result()
-    assert written == [progress(pace, CONFIG)]
+    assert written == [progress(progress, CONFIG)]
 
 
 def test_nothing_is_written_on_a_rayjob_that_is_being_deleted(notes, written):

@@ -6,7 +6,8 @@ import pytest
 from support.fake_kube import RESULT, RUNNING, rayjob
 
 from trainer.cluster import outcome
-from trainer.cluster.outcome import RETRY_BY_EXIT_CODE, Outcome
+from trainer.cluster.outcome import Outcome
+from trainer.cluster.retries import RETRY_BY_EXIT_CODE
 from trainer.errors import (
     CheckpointError,
     ClusterError,

@@ -7,7 +7,7 @@ import yaml
 
 from trainer import resolve
 from trainer.cluster import rayjob
-from trainer.errors import ConfigError, ConflictError, ResourceError
+from trainer.errors import ConfigError, ConflictError
 
 RAYJOB = (Path(__file__).parents[3] / "k8s" / "rayjob.yaml").read_text()  # what the chart makes on kind
 STANDING = RAYJOB.partition("  rayClusterSpec:")[0] + "  clusterSelector: {ray.io/cluster: training}\n"
@@ -92,47 +92,6 @@ def test_a_rayjob_created_by_kubectl_is_not_joined():
         rayjob.check_same(yaml.safe_load(RAYJOB), config(), "training")
 
 
-def replicas(made):
-    return {group["groupName"]: group["replicas"] for group in made["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["workers=1"], {"cpu": 1, "gpu": 0}),
-        (["workers=2"], {"cpu": 2, "gpu": 0}),
-        (["workers=1-2"], {"cpu": 1, "gpu": 0}),
-        (["workers=1", "gpu=true"], {"cpu": 0, "gpu": 1}),
-    ],
-)
-def test_the_cluster_starts_with_the_pods_the_workers_need(overrides, expected):
-    assert replicas(job(config(*overrides))) == expected
-
-
-def test_several_workers_share_a_pod_with_enough_cores():
-    made = rayjob.manifest(TEMPLATES, "own", "r1", "fast", config())
-    group = made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "3500m"  # Ray counts 4
-    assert rayjob.workers_per_pod(group, config()) == 4
-    assert rayjob.pods_for(group, config("workers=8"), 8) == 2
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (
-            ["workers=4"],
-            "workers: 4 do not fit into any worker group without GPUs .cpu: at most 2 pods.*use --workers 2",
-        ),
-        (["workers=2", "gpu=true"], "workers: 2 do not fit.*gpu: at most 1 pods of 1 cores and 1 GPUs.*--workers 1"),
-        (["cpus_per_worker=2"], "no worker group without GPUs has pods with 2 CPU cores"),
-    ],
-)
-def test_workers_that_fit_no_group_are_refused(overrides, words):
-    with pytest.raises(ResourceError, match=words):
-        job(config(*overrides))
-
-
 def test_a_run_on_the_standing_cluster_has_no_own_cluster():
     made = job(config(), cluster="standing")
     assert made["spec"]["clusterSelector"] == {"ray.io/cluster": "training"}
@@ -153,18 +112,6 @@ def test_an_object_without_annotations_has_none():
 
 def test_a_rayjob_on_a_standing_cluster_does_not_say_its_storage():
     assert rayjob.storage_of({"spec": {"clusterSelector": {"ray.io/cluster": "training"}}}) is None
-
-
-def test_a_group_of_several_hosts_has_that_many_pods_per_replica():
-    assert rayjob.max_pods({"maxReplicas": 2, "numOfHosts": 4}) == 8
-    assert rayjob.max_pods({"maxReplicas": 2}) == 2
-
-
-@pytest.mark.parametrize(("workers", "pods"), [(1, 1), (4, 1), (5, 2), (8, 2)])
-def test_pods_are_rounded_up_to_hold_all_workers(workers, pods):
-    resources = {"limits": {"cpu": "4"}}
-    group = {"template": {"spec": {"containers": [{"resources": resources}]}}}
-    assert rayjob.pods_for(group, config(), workers) == pods
 
 
 def test_the_submitter_of_a_run_has_a_host():

@@ -1,16 +1,16 @@
 from support.points import EPOCH, POINT
 
 from trainer import resolve
-from trainer.observe.pace import Pace
+from trainer.observe.progress import Progress
 
 CONFIG = resolve.load("seed")  # 10 epochs of 1,875 steps of 32 samples
 
 
 def line(*points):
-    pace = Pace(CONFIG)
+    progress = Progress(CONFIG)
     for point in points:
-        pace.add(point)
-    return pace.line()
+        progress.add(point)
+    return progress.line()
 
 
 def test_a_line_has_progress_loss_speed_workers_and_eta():
@@ -48,7 +48,7 @@ def test_the_next_epoch_starts_with_its_own_numbers():
 
 def test_eta_counts_the_steps_of_this_attempt_alone():
     resumed = {**POINT, "attempt": 2, "step": 9375, "samples": 32 * 1875, "time": 5000.0}
-    pace = Pace(CONFIG)
-    pace.add(POINT)
-    pace.add(resumed)
-    assert pace.seconds_left == 50.0  # 1,875 steps took 10 s; 9,375 are left
+    progress = Progress(CONFIG)
+    progress.add(POINT)
+    progress.add(resumed)
+    assert progress.seconds_left == 50.0  # 1,875 steps took 10 s; 9,375 are left

@@ -1,4 +1,4 @@
-"""A run's speed and accuracy so far, from its points: what a progress line says."""
+"""A run's progress: loss, speed, accuracy and ETA, from its points; and the progress line that says so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Sum:
             self.seconds += point["seconds"]
 
 
-class Pace:
+class Progress:
     """What is known of a run's speed and accuracy so far."""
 
     def __init__(self, config: Config):
