@@ -35,7 +35,7 @@ class Annotations:
         if self._progress.point is None or too_soon:
             return
         self._written_at = now
-        values = progress(self._progress, self._config)
+        values = progress_annotations(self._progress, self._config)
         existing = rayjob.annotations_of(job)
         if any(existing.get(key) != value for key, value in values.items()):
             self._write(values)
@@ -43,10 +43,12 @@ class Annotations:
     def write_end(self, job: KubeObject, ended: Outcome) -> None:
         """Write the result and the last progress, unless the RayJob is being deleted."""
         if "deletionTimestamp" not in job["metadata"]:
-            self._write({**progress(self._progress, self._config), rayjob.RESULT: json.dumps(ended.as_result())})
+            self._write(
+                {**progress_annotations(self._progress, self._config), rayjob.RESULT: json.dumps(ended.as_result())}
+            )
 
 
-def progress(progress: Progress, config: Config) -> dict[str, str]:
+def progress_annotations(progress: Progress, config: Config) -> dict[str, str]:
     """Return the progress as annotations, for ``kubectl get rayjob -o custom-columns``; none before the first point."""
     if progress.point is None:
         return {}

@@ -8,7 +8,7 @@ from support.points import EPOCH, POINT
 
 from trainer import resolve
 from trainer.cluster import annotations
-from trainer.cluster.annotations import Annotations
+from trainer.cluster.annotations import Annotations, progress_annotations
 from trainer.cluster.outcome import Outcome
 from trainer.errors import ExitCode
 from trainer.observe.progress import Progress
@@ -42,7 +42,7 @@ def notes(written, progress):
 def test_progress_has_the_columns_of_kubectl(progress):
     progress.add({**EPOCH, "epoch": 2, "step": 100, "train_loss": 0.51234, "test_accuracy": 0.8765})
     progress.add({**POINT, "epoch": 3, "step": 101, "train_loss": 0.5123, "samples_per_second": 6123.4, "time": 1010.1})
-    values = progress(progress, CONFIG)
+    values = progress_annotations(progress, CONFIG)
     assert values.pop("trainer/eta")
     assert values == {
         "trainer/epoch": f"3/{CONFIG.epochs}",
@@ -54,7 +54,7 @@ def test_progress_has_the_columns_of_kubectl(progress):
 
 
 def test_there_is_no_progress_before_the_first_point(notes, written, progress, clock):
-    assert progress(progress, CONFIG) == {}
+    assert progress_annotations(progress, CONFIG) == {}
     notes.write_progress(rayjob())
     assert written == []
 
@@ -69,7 +69,7 @@ def test_progress_is_written_every_five_seconds(notes, written, progress, clock)
 
 def test_progress_that_is_there_already_is_not_written(notes, written, progress, clock):
     progress.add(POINT)
-    notes.write_progress(rayjob(annotations=progress(progress, CONFIG)))
+    notes.write_progress(rayjob(annotations=progress_annotations(progress, CONFIG)))
     assert written == []
 
 
@@ -77,7 +77,7 @@ def test_the_end_is_written_with_the_last_progress(notes, written, progress):
     progress.add(POINT)
     notes.write_end(rayjob(), ENDED)
     assert json.loads(written[0].pop("trainer/result")) == ENDED.as_result()
-    assert written == [progress(progress, CONFIG)]
+    assert written == [progress_annotations(progress, CONFIG)]
 
 
 def test_nothing_is_written_on_a_rayjob_that_is_being_deleted(notes, written):
