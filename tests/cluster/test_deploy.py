@@ -7,6 +7,8 @@ import pytest
 import yaml
 from support.kube import ROOT, get, kubectl, make, name_of, secret
 
+pytestmark = pytest.mark.ci
+
 VALUES = [
     *((chart, path) for chart in ("training", "monitoring") for path in sorted(ROOT.glob(f"k8s/*/{chart}.yaml"))),
     *((path.stem, path) for path in sorted(ROOT.glob("tests/charts/kitchen-sink/*.yaml"))),

@@ -13,6 +13,8 @@ from trainer.observe.metrics import METRICS
 from trainer.storage import seal
 from trainer.storage import store as stores
 
+pytestmark = pytest.mark.ci
+
 
 def test_it_succeeds_and_its_record_is_in_the_object_store(run, store):
     assert run.job["status"]["jobStatus"] == "SUCCEEDED", kube.state()

@@ -27,6 +27,7 @@ def followed(deployed, store):
     return trainer("submit", "--name", RUN, "--set", "epochs=2", "--workers", "2", log_format="json")
 
 
+@pytest.mark.ci
 def test_a_followed_run_shows_progress_and_its_records_result(followed, store):
     code, command = followed
     assert code == ExitCode.OK, command.text
@@ -41,6 +42,7 @@ def test_a_followed_run_shows_progress_and_its_records_result(followed, store):
     assert any("is starting" in message for message in said)
 
 
+@pytest.mark.ci
 def test_the_config_is_the_users_over_the_charts_over_the_recipes(followed, store):
     config = open_record(f"{store}/{RUN}").config()
     assert (config.epochs, config.workers, config.cpus_per_worker) == (2, 2, 1)
@@ -48,6 +50,7 @@ def test_the_config_is_the_users_over_the_charts_over_the_recipes(followed, stor
     assert job["metadata"]["annotations"]["trainer/config-sha256"] == config.sha256
 
 
+@pytest.mark.ci
 def test_kubectl_shows_the_progress_in_the_columns_of_the_docs(followed):
     page = (kube.ROOT / "docs" / "submit.md").read_text()
     columns = re.search(r"custom-columns=(\S+?)'?$", page, re.MULTILINE)[1]
@@ -57,6 +60,7 @@ def test_kubectl_shows_the_progress_in_the_columns_of_the_docs(followed):
     assert "<none>" not in shown[1]
 
 
+@pytest.mark.ci
 def test_submitting_a_finished_run_again_shows_its_result_at_once(followed):
     code, command = trainer("submit", "--name", RUN, "--set", "epochs=2", "--workers", "2")
     assert code == ExitCode.OK
@@ -64,6 +68,7 @@ def test_submitting_a_finished_run_again_shows_its_result_at_once(followed):
     assert f"Run {RUN} finished: test accuracy" in command.text
 
 
+@pytest.mark.ci
 def test_status_logs_and_list_know_the_run(followed, store):
     result = open_record(f"{store}/{RUN}").result()
     _, status = trainer("status", RUN, "--json")
@@ -76,6 +81,7 @@ def test_status_logs_and_list_know_the_run(followed, store):
     assert [line for line in listed.text.splitlines() if "doctor" in line] == []
 
 
+@pytest.mark.ci
 def test_another_config_under_the_name_is_refused_with_the_difference(followed):
     code, command = trainer("submit", "--name", RUN, "--set", "epochs=3", "--workers", "2")
     assert code == ExitCode.CONFLICT
