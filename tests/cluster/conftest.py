@@ -26,7 +26,7 @@ RUN = "fashion-mnist"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deploy first, take away last."""
+    """Run deploy first and uninstall last."""
     order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
     order += ["test_submit", "test_doctor", "test_uninstall"]
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def tools() -> None:
-    """Everything that the tests start."""
+    """Skip nothing silently: end if a tool that the tests start is missing."""
     missing = [tool for tool in ("docker", "kind", "kubectl", "helm") if not shutil.which(tool)]
     if missing:
         pytest.exit(f"The cluster tests need {', '.join(missing)}: install them, or run make test without these.", 2)
@@ -45,7 +45,7 @@ def before(tools: None) -> Iterator[set[str]]:
     """Every object of the new cluster, before anything is deployed."""
     if not KEEP:
         make("kind-delete")
-    make("cluster")
+    make("kind-create")
     yield settled()
     if not KEEP:
         make("kind-delete")
