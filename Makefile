@@ -112,7 +112,7 @@ lint: .venv/.ready-dev ## ruff, mypy, shellcheck, and helm lint where helm is in
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck --severity=style k8s/deploy.sh .ci/run
+	$(BIN)/shellcheck --external-sources --severity=style k8s/deploy.sh .ci/run tools/pictures.sh
 	@if command -v helm > /dev/null; then helm lint --quiet helm/*; else echo "helm is not installed: no helm lint"; fi
 
 .PHONY: generate

@@ -137,9 +137,9 @@ wait_ready() {
 unready() {
   local namespace
   for namespace in monitoring kuberay-system $NAMESPACE; do
-    kube -n $namespace get deployments,statefulsets -o json | "$PYTHON" k8s/unready.py
+    kube -n "$namespace" get deployments,statefulsets -o json | "$PYTHON" k8s/unready.py
     # the pods of runs come and go: not part of the installation
-    kube -n $namespace get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o json |
+    kube -n "$namespace" get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o json |
       "$PYTHON" k8s/unready.py
   done
   kube -n monitoring get prometheuses.monitoring.coreos.com -o json | "$PYTHON" k8s/unready.py
