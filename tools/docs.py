@@ -18,7 +18,9 @@ def main() -> None:
     """Write them; `make verify` then finds drift."""
     schema = config.schema()
     (DOCS / "config.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
-    (DOCS / "configuration.md").write_text("\n".join([*_introduction(), *_tables(schema), *_recipes(), *_exit_codes()]))
+    (DOCS / "configuration.md").write_text(
+        "\n".join([*_introduction(), *_tables(schema), *_recipes(), *_environment(), *_exit_codes()])
+    )
     (DOCS / "metrics.md").write_text("\n".join(_metrics()))
     (DOCS / "record.md").write_text("\n".join(record_page.page()))
     (DOCS / "fault-tolerance.md").write_text("\n".join(fault_tolerance.page(DOCS / "results" / "faults")))
@@ -79,6 +81,27 @@ def _recipes() -> list[str]:
             "",
         ]
     return lines
+
+
+ENVIRONMENT = {
+    "TRAINER_STORAGE": "where runs are kept, as `--storage`",
+    "FASHION_MNIST_DIR": "a folder with the four files of the data set, as `--data`",
+    "RAY_ADDRESS": "the Ray cluster to train on; unset: one of this machine's own, for this command",
+    "RAY_AUTH_TOKEN": "that cluster's token",
+    "AWS_ENDPOINT_URL, GOOGLE_BASE_URL, AZURE_STORAGE_ENDPOINT": "an object store other than the cloud's own",
+    "KUBECONFIG": "the kubeconfig of `submit`, `status`, `logs`, `stop`, `list` and `doctor --cluster`",
+    "TRAINER_LAST_SCRAPE_S": "seconds that the driver keeps a run's last metrics; set by the chart",
+    "TRAINER_STEP_HOOK": "`module:function`, called on every worker with each batch before its step; returns the batch to "
+    "train on. The seam for fault injection and probes (`trainer/training/job.py`)",
+    "TRAINER_GIT_COMMIT": "the commit that an image was built from; set in the image",
+}
+
+
+def _environment() -> list[str]:
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {text} |" for names, text in ENVIRONMENT.items()
+    ]
+    return ["## Environment variables", "", "| variable | meaning |", "|---|---|", *rows, ""]
 
 
 def _exit_codes() -> list[str]:
