@@ -91,8 +91,8 @@ ENVIRONMENT = {
     "AWS_ENDPOINT_URL, GOOGLE_BASE_URL, AZURE_STORAGE_ENDPOINT": "an object store other than the cloud's own",
     "KUBECONFIG": "the kubeconfig of `submit`, `status`, `logs`, `stop`, `list` and `doctor --cluster`",
     "TRAINER_LAST_SCRAPE_S": "seconds that the driver keeps a run's last metrics; set by the chart",
-    "TRAINER_STEP_HOOK": "`module:function`, called on every worker with each batch before its step; returns the batch to "
-    "train on. The seam for fault injection and probes (`trainer/training/job.py`)",
+    "TRAINER_STEP_HOOK": "`module:function`, called on every worker with each batch before its step; returns the batch "
+    "to train on. The seam for fault injection and probes (`trainer/training/job.py`)",
     "TRAINER_GIT_COMMIT": "the commit that an image was built from; set in the image",
 }
 
