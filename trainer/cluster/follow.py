@@ -136,7 +136,7 @@ class Watch:
             self._kube.patch_rayjob(self._name, changes)
         except LostConnectionError:
             raise
-        except TrainerError as error:  # the run goes on without it
+        except TrainerError as error:  # the run continues without it
             self._announce(failure, f"warning: {failure}: {error}")
 
     def _announce_retry(self, job: KubeObject, failure: Outcome) -> None:

@@ -94,7 +94,7 @@ class Retries:
         self._decided_by = 0.0
 
     def end(self, job: KubeObject, by_driver: Outcome | None, by_job: Outcome | None) -> Outcome | None:
-        """Return the end of the run, or None while its attempt goes on or KubeRay may start another.
+        """Return the end of the run, or None while its attempt continues or KubeRay may start another.
 
         `by_driver` is how the attempt failed by its driver's last line, which is there before `by_job`, what the
         RayJob says.

@@ -1,4 +1,4 @@
-"""What a person or a program sees while a run goes on: a live table, plain lines, or JSON."""
+"""What a person or a program sees of a run while it trains: a live table, plain lines, or JSON."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Guarded:
         if self._display is not None:
             try:
                 self._display.event(event)
-            except Exception as error:  # noqa: BLE001 # whatever it is, the run goes on
+            except Exception as error:  # noqa: BLE001 # whatever it is, the run continues
                 self._end(error)
 
     def point(self, point: Point) -> None:
