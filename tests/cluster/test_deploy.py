@@ -30,7 +30,7 @@ def test_prometheus_reads_the_monitors_once_the_deploy_is_ready(deployed, promet
 def test_deploying_again_changes_no_secret(deployed):
     names = [("training-token", "auth_token"), ("object-store", "AWS_SECRET_ACCESS_KEY")]
     before = [secret(name, key) for name, key in names]
-    make("charts", "ready")
+    make("install-charts", "wait-ready")
     assert [secret(name, key) for name, key in names] == before
 
 
