@@ -91,6 +91,6 @@ def test_every_command_goes_to_the_context_that_was_asked_for_and_no_other(path)
     for tool in ("kubectl", "helm"):
         pretend(path, tool, 'echo "$*" >> "$CALLS"')
     calls = path / "calls"
-    deploy(path, "platform", "install-charts", ENV="kind", CONTEXT="other", CALLS=str(calls))
+    deploy(path, "install-platform", "install-charts", ENV="kind", CONTEXT="other", CALLS=str(calls))
     assert calls.read_text().count("\n") >= 6
     assert [line for line in calls.read_text().splitlines() if "context other" not in line] == []

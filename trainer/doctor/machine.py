@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import time
@@ -21,9 +22,9 @@ from trainer.training import device, fetch
 SHM = Path("/dev/shm")  # noqa: S108 # where Ray keeps its objects, not a temporary file
 SHM_MIN_BYTES = 512 * 2**20
 MAX_CLOCK_SKEW_S = 5.0  # a lease expires 20 s after its owner's last sign of life
-RAY_VERSION = next(
-    (name.partition("==")[2] for name in requires("fashion-mnist-on-ray") or [] if name.startswith("ray[")), ""
-)
+# "ray[default,train]==2.60.0; extra == 'train'" of the package's own requirements
+_REQUIRED = re.search(r"\bray\[[\w,]+\]==([\w.]+)", " ".join(requires("fashion-mnist-on-ray") or []))
+RAY_VERSION = _REQUIRED[1] if _REQUIRED else ""
 
 
 def checks(where: str, runs: str, data: Path | None) -> list[Check]:
