@@ -445,3 +445,9 @@ def test_times_and_numbers_for_people() -> None:
         "1:02:33",
     ]
     assert page.number(math.nan, ".2%") == "not a number"
+
+
+def test_the_page_does_not_change_when_it_is_made_again(finished: Record) -> None:
+    before = page.write(finished).read_bytes()
+    finished.add_event({"event": "report_written", "seconds": 1.5})  # as a run does after its report
+    assert page.write(finished).read_bytes() == before
