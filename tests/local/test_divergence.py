@@ -27,7 +27,7 @@ def saved_steps(run):
     return [each.step for each in run.committed()]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_goes_back_and_leaves_out_the_batches_that_led_to_it(workers, tmp_path, data_folder):
     run, code = poisoned(tmp_path, [26], "--workers", str(workers))
     assert code == 0, run.output()

@@ -19,7 +19,7 @@ from trainer.storage.record import Record
 RUN = [*training.RUN, *training.OFTEN]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_with_killed_workers_ends_with_the_same_state(workers, tmp_path, undisturbed):
     plan = [{"do": "kill", "step": step} for step in (3, 10, 27, 28)]
     with Training(tmp_path, *training.OFTEN, "--workers", str(workers), plan=plan) as run:

@@ -199,6 +199,7 @@ def test_pruning_never_takes_the_newest(run):
     assert [each.step for each in checkpoints.list_checkpoints(run).committed] == [1]
 
 
+@pytest.mark.server
 def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
     found = {1: 0, 2: 0}
     for line in itertools.count():

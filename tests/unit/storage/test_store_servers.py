@@ -12,6 +12,8 @@ from trainer.storage import checkpoints, layout, store, store_errors
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.lease import Lease
 
+pytestmark = pytest.mark.server
+
 remote = pytest.mark.parametrize("server", STORES, indirect=True)
 
 
