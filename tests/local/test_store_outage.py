@@ -50,7 +50,7 @@ def test_an_outage_at_the_end_is_waited_for_and_announced(workers, between, trai
         training.until(training.committed)
         training.trains(STEPS - 5)
         between.fault = proxy.AWAY
-        training.until(lambda: "Waiting for it, at most " in training.output())
+        training.until(lambda: "Waiting for it for at most " in training.output())
         between.fault = proxy.HEALTHY
         assert training.ends() == 0, training.output()
     assert "the storage is reachable again" in training.output()
