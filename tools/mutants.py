@@ -26,7 +26,7 @@ MODULES = (
     "observe/goodput", "observe/progress",
     "storage/checkpoints", "storage/lease",
 )  # fmt: skip
-TIMEOUT_S = 120  # a mutant may loop for ever: that is noticed, too
+TIMEOUT_S = 120  # a mutant that loops without end counts as killed
 SWAPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws docs/pictures/*.dot as SVG with Graphviz, compiled to WebAssembly and published on npm: the same for everybody.
+# Draws docs/pictures/*.dot as SVG with Graphviz, compiled to WebAssembly and published on npm, so that every machine draws the same.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v npm > /dev/null || { echo "Error: npm is not installed; get Node.js from https://nodejs.org." >&2; exit 2; }

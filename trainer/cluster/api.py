@@ -47,7 +47,7 @@ class ContainerNotStartedError(ClusterError):
 
 
 class NoKubeconfigError(ClusterError):
-    """No cluster was named, and there is no kubeconfig that names one."""
+    """No cluster was named, and no kubeconfig names one."""
 
 
 class KubeClient:
@@ -296,7 +296,7 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
             config.load_incluster_config(client_configuration=settings)
             return client.ApiClient(settings), "this pod's cluster", None
         if context is None:
-            _check_kubeconfig_exists()
+            _check_kubeconfig_names_a_cluster()
         file = os.environ.get("KUBECONFIG")
         contexts, active = config.list_kube_config_contexts(file)
         namespaces = {known["name"]: known["context"].get("namespace") for known in contexts}
@@ -309,7 +309,15 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
         config.load_kube_config(file, context=name, client_configuration=settings)
     except TrainerError:
         raise
-    except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, LookupError, TypeError) as error:
+    except (
+        config.ConfigException,
+        yaml.YAMLError,
+        OSError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ClusterError(
             f"context: the kubeconfig cannot be used ({_first_line(error)})",
             "set KUBECONFIG, or name a context with --context",
@@ -317,12 +325,19 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
     return client.ApiClient(settings), str(name), namespaces[name]
 
 
-def _check_kubeconfig_exists() -> None:
+def _check_kubeconfig_names_a_cluster() -> None:
+    """Raise NoKubeconfigError if no kubeconfig exists, or all are empty: `kind delete cluster` leaves an empty one."""
     paths = os.environ.get("KUBECONFIG") or "~/.kube/config"
-    if not any(Path(path).expanduser().exists() for path in paths.split(os.pathsep) if path):
-        raise NoKubeconfigError(
-            f"kubeconfig: there is none at {paths}", "set KUBECONFIG to the file that names the cluster"
-        )
+    files = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+    existing = [file for file in files if file.exists()]
+    if all(map(_has_no_context, existing)):
+        problem = f"kubeconfig: {paths} names no cluster" if existing else f"kubeconfig: there is none at {paths}"
+        raise NoKubeconfigError(problem, "set KUBECONFIG to the file that names the cluster")
+
+
+def _has_no_context(file: Path) -> bool:
+    content = yaml.safe_load(file.read_text())
+    return content is None or (isinstance(content, dict) and not content.get("contexts"))
 
 
 def _first_line(error: Exception) -> str:

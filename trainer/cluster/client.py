@@ -114,8 +114,8 @@ def submit(
 ) -> Run:
     """Create a run's RayJob, or join the existing one of this name and config.
 
-    The config is the recipe, then the cluster's settings, then `file`, then `overrides` as ``key=value``. `log` is told
-    of what takes time.
+    The config is the recipe, then the cluster's settings, then `file`, then `overrides` as ``key=value``. `log`
+    gets a line for each step that takes time.
 
     Raises:
         TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was created.
@@ -161,7 +161,7 @@ def status_of(
     If its RayJob is gone, by its record in `storage`; without a kubeconfig by that, or by this machine's storage.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
         StorageError: the record cannot be read.
     """
     try:
@@ -184,7 +184,7 @@ def logs(
     this machine's storage.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
         StorageError: the record cannot be read.
     """
     try:
@@ -197,7 +197,7 @@ def stop(name: str, *, context: str | None = None, namespace: str | None = None,
     """Stop a run: signal its driver, delete its RayJob, and wait for its pods. Its record stays.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
         InterruptedRunError: its pods still exist after three minutes.
     """
     submitting.stop(connect(context, namespace), name)

@@ -7,7 +7,7 @@ import time
 from trainer.errors import ClusterError, LostConnectionError
 
 LOST_FOR_GOOD_S = 900.0
-REFUSED_FOR_GOOD_S = 60.0  # an API server that has just started refuses everybody for a moment
+REFUSED_FOR_GOOD_S = 60.0  # an API server that has just started refuses all requests for a moment
 
 
 class Patience:

@@ -54,7 +54,7 @@ def describe(storage: str, name: str) -> RunStatus:
     """Return how a run is by its record.
 
     Raises:
-        StorageError: there is no such run, or its record is damaged.
+        StorageError: the run does not exist, or its record is damaged.
     """
     place = store.join(storage, name)
     config_text = store.read(store.join(place, layout.CONFIG))
@@ -91,7 +91,7 @@ def lines(storage: str, name: str) -> Iterator[str]:
     """Yield the events and points of a run's record as lines of JSON, oldest first, as its driver printed them.
 
     Raises:
-        StorageError: there is no such run, or its record is damaged.
+        StorageError: the run does not exist, or its record is damaged.
     """
     record = find_run(name, storage)
     points = [{"event": "metrics", **point} for point in record.points()]

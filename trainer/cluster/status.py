@@ -96,7 +96,7 @@ def poll(kube: KubeClient, name: str) -> RunStatus:
     """Return how a run is getting on, and bring its RayJob's annotations up to date.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
     """
     job = find_rayjob(kube, name)
     config = rayjob.config_of(job)
@@ -137,7 +137,7 @@ def log_lines(kube: KubeClient, name: str, follow: bool) -> Iterator[str]:
     """Yield the driver's output, oldest first, each line after the time it was printed; with `follow` to the run's end.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
     """
     uid = find_rayjob(kube, name)["metadata"]["uid"]
     seen = set[str]()

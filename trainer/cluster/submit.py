@@ -44,7 +44,7 @@ def submit(
     """Create the RayJob of a run on its ``own`` Ray cluster or the ``standing`` one, or find the existing one.
 
     A run of this name and config that is running or has finished is joined; one that failed or was stopped gets a new
-    RayJob and resumes from its checkpoints. `log` is told of what takes time.
+    RayJob and resumes from its checkpoints. `log` gets a line for what takes time.
 
     Raises:
         TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was created.
@@ -117,7 +117,7 @@ def stop(kube: KubeClient, name: str) -> KubeObject:
     """Stop a run: delete its RayJob, which signals its driver, and wait for its pods. Return the RayJob as it was.
 
     Raises:
-        NoSuchRunError: there is no such run.
+        NoSuchRunError: the run does not exist.
         InterruptedRunError: its pods still exist after three minutes.
     """
     job = find_rayjob(kube, name)

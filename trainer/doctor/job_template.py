@@ -63,7 +63,7 @@ def _of_job(job: KubeObject, spec: KubeObject) -> Iterator[Check]:
         fix = "set it: KubeRay's default of 2 is used up within half a minute"
         yield _doubtful("retries", "submitterConfig.backoffLimit is not set", fix)
     if "preRunningDeadlineSeconds" not in spec:
-        fix = "set it: a run whose image cannot be pulled would wait for ever"
+        fix = "set it: a run whose image cannot be pulled would wait without end"
         yield _doubtful("deadline", "preRunningDeadlineSeconds is not set", fix)
 
 

@@ -146,7 +146,7 @@ def read(record: Record) -> RunReport:
     """All that a report shows of a record.
 
     Raises:
-        StorageError: there is no such run, or its record is damaged.
+        StorageError: the run does not exist, or its record is damaged.
     """
     config = record.config()
     try:

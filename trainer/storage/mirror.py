@@ -45,7 +45,7 @@ def find_run(target: str, runs: str) -> Record:
     """Return the record of a run given by its name in the storage `runs`, or by its own folder or URI.
 
     Raises:
-        StorageError: there is no such run.
+        StorageError: the run does not exist.
     """
     own = store.normalise(target) if "/" in target or not store.is_remote(runs) else None
     named = store.join(runs, target.rstrip("/")) if "://" not in target else None

@@ -74,7 +74,7 @@ class Record:
         """Return the run's config.
 
         Raises:
-            StorageError: there is no such run, or its config is damaged.
+            StorageError: the run does not exist, or its config is damaged.
         """
         if not self.exists():
             raise StorageError(f"{self.place} has no {layout.CONFIG}: it is not a run", "give a run's name or folder")

@@ -134,7 +134,7 @@ class AsyncSaver:
             failure: CheckpointError | StorageError | None
             try:
                 failure = self._commit_through_outage()
-            except Exception as error:  # noqa: BLE001 # if the thread died silently, the run would wait for it for ever
+            except Exception as error:  # noqa: BLE001 # if the thread died silently, the run would never end
                 failure = CheckpointError(f"A checkpoint could not be saved: {one_line(error)}")
             with self._change:
                 self._failure = failure

@@ -19,7 +19,7 @@ RESULT = {
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """`trainer train` whose run ends as it is told, without a run: its output, and the error it ends with."""
+    """Run `trainer train` with a launch that ends in a given way; return its output and its error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("TRAINER_STORAGE", raising=False)

@@ -95,6 +95,14 @@ def test_without_a_kubeconfig_the_error_says_where_to_set_it(tmp_path, monkeypat
         api.KubeClient()
 
 
+@pytest.mark.parametrize("content", ["", "apiVersion: v1\nkind: Config\n", "contexts: []\n"])
+def test_an_empty_kubeconfig_is_the_same_as_none(tmp_path, monkeypatch, content):
+    (tmp_path / "config").write_text(content)  # as `kind delete cluster` leaves it
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(api.NoKubeconfigError, match=r"kubeconfig: .*/config names no cluster; set KUBECONFIG"):
+        api.KubeClient()
+
+
 def test_a_named_context_needs_a_kubeconfig(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="the kubeconfig cannot be used") as refused:

@@ -25,7 +25,7 @@ DIED = {**DIVERGED, "exit_code": 6, "problem": "a node was lost", "error": "a no
 
 
 class Played(FakeKube):
-    """Gives the next RayJob status at each poll, the last one for ever; an exception is raised instead."""
+    """Gives the next RayJob status at each poll, the last one from then on; an exception is raised instead."""
 
     def __init__(self, *states, log="", pods=None, may_patch=True):
         super().__init__(rayjob(), log=log)

@@ -49,7 +49,7 @@ FAULTS = {
     "retries": (selector, "KubeRay refuses the job"),
     "submission": (lambda job: job["spec"].update(submissionMode="SidecarMode"), "remove submitterPodTemplate"),
     "name": (lambda job: job["metadata"].update(name="a" * 48), "at most 47"),
-    "deadline": (lambda job: job["spec"].pop("preRunningDeadlineSeconds"), "would wait for ever"),
+    "deadline": (lambda job: job["spec"].pop("preRunningDeadlineSeconds"), "would wait without end"),
     "authentication": (lambda job: cluster(job).pop("authOptions"), "anybody who reaches a port of Ray can run code"),
     "image": (lambda job: pod(job)["containers"][0].update(image="other:1"), "the same version everywhere"),
     "rayVersion": (lambda job: cluster(job).update(rayVersion="2.9.0"), "set rayVersion: 2.60.0"),
