@@ -27,7 +27,7 @@ VALUES = "in the values of helm/training"
 
 
 def checks(kube: KubeClient, log: Callable[[str], None]) -> Iterator[Check]:
-    """Check what can be seen of a cluster from here, and then from a pod of each group; `log` gets a line for each step.
+    """Check what can be seen of a cluster from here, and then from a pod of each group; `log` gets a line per step.
 
     Raises:
         LostConnectionError: the API server is unreachable.
