@@ -103,11 +103,13 @@ class Folder:
 
     def files(self, key: str) -> list[str]:
         """Return the paths of all files below a folder, relative to it."""
-        return sorted(str(path.relative_to(key)) for path in Path(key).rglob("*") if path.is_file())
+        paths = [Path(folder, name) for folder, _, names in os.walk(key, onerror=_unless_gone) for name in names]
+        return sorted(str(path.relative_to(key)) for path in paths)
 
     def folders(self, key: str) -> list[str]:
         """Return the names of the folders in a folder."""
-        return sorted(path.name for path in Path(key).glob("*") if path.is_dir())
+        _, names, _ = next(os.walk(key, onerror=_unless_gone), (key, [], []))
+        return sorted(names)
 
     def check(self, key: str) -> None:
         """Write to a folder once, making it if it is missing."""
@@ -200,6 +202,12 @@ class Bucket:
         probe = f"{key}/{_probe()}" if key else _probe()
         self.write(probe, b"")
         self.delete(probe)
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise an error of listing a folder, unless another process removed it meanwhile, as pruning does."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _at(uri: str, deadline_s: int = DEADLINE_S) -> tuple[Folder | Bucket, str]:

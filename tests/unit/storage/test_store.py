@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from support.object_store import s3_server
 
@@ -51,6 +53,22 @@ def test_what_was_deleted_is_gone_and_may_be_deleted_again(place):
 def test_checking_a_storage_leaves_nothing_there(place):
     store.check(place)
     assert store.files(place) == []
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_no_error(tmp_path, monkeypatch):
+    for name in ("a/1", "b/1", "c/1"):
+        store.write(str(tmp_path / name), b"x")
+    scan = os.scandir
+
+    def scan_after_the_removal(folder):
+        if folder == str(tmp_path / "b"):
+            os.remove(tmp_path / "b/1")
+            os.rmdir(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scan_after_the_removal)
+    assert store.files(str(tmp_path)) == ["a/1", "c/1"]
+    assert store.folders(str(tmp_path / "b")) == []
 
 
 def test_a_run_of_a_similar_name_is_not_listed(place):
