@@ -62,8 +62,8 @@ def test_a_folder_that_goes_while_it_is_listed_is_no_error(tmp_path, monkeypatch
 
     def scan_after_the_removal(folder):
         if folder == str(tmp_path / "b"):
-            os.remove(tmp_path / "b/1")
-            os.rmdir(folder)
+            (tmp_path / "b/1").unlink()
+            (tmp_path / "b").rmdir()
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", scan_after_the_removal)
