@@ -66,7 +66,7 @@ def test_a_refused_identity_ends_the_run_without_retries(between, train):
         training.until(training.committed)
         between.fault = proxy.FORBIDDEN
         assert training.ends() == ExitCode.STORAGE, training.output()
-    assert "the store refuses this identity" in training.output()
+    assert "access denied (403)" in training.output()
     assert "Traceback" not in training.output()
     assert training.lines()[-1]["step"] < STEPS - 1
     assert len(training.groups()) == 1

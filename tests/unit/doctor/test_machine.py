@@ -8,6 +8,7 @@ import pytest
 from trainer.doctor import machine
 from trainer.doctor.check import State
 from trainer.errors import DataError, ExitCode, OutageError
+from trainer.storage.folder import Folder
 
 
 def test_a_storage_is_left_as_it_was(tmp_path):
@@ -73,10 +74,10 @@ def test_a_failed_storage_is_the_errors_problem_and_fix(monkeypatch):
 
 
 def test_a_storage_that_returns_other_bytes_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine.store, "read", lambda _: b"")
+    monkeypatch.setattr(Folder, "read", lambda *_: b"")
     check = machine.check_storage("here", str(tmp_path))
     assert (check.state, check.code) == (State.BAD, ExitCode.STORAGE)
-    assert "returned other bytes" in check.found
+    assert "returns other bytes" in check.found
 
 
 def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
