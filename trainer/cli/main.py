@@ -13,6 +13,7 @@ import typer
 from trainer import __version__
 from trainer.cli import cluster, runs
 from trainer.cli.train import train
+from trainer.driver import interrupts
 from trainer.errors import ExitCode, TrainerError
 from trainer.observe.text import encode_safely, say
 
@@ -45,6 +46,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run a command; every ``TrainerError`` becomes its sentence on stderr and its exit code."""
     encode_safely()
+    with interrupts.bounded():
+        _run()
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except TrainerError as error:
