@@ -68,11 +68,11 @@ def blocked(needs: Needs, cluster: Cluster) -> str | None:
         return None
     room = sum(needs.room_on(node) for node in cluster.nodes)
     if room < needs.workers:
-        grows = "waiting for nodes" if cluster.grows else "and nothing adds nodes to it"
-        return f"pending: {needs}, and the Ray cluster has room for {room} ({cluster}); {grows}"
+        more = "waiting for more nodes" if cluster.grows else "no autoscaler adds nodes"
+        return f"pending: {needs}; the Ray cluster has room for {room} ({cluster}); {more}"
     if needs.room_on(cluster.free) < needs.workers:
         free = f"{cluster.free.get('CPU', 0):g} CPU and {cluster.free.get('GPU', 0):g} GPU are free"
-        return f"pending: {needs}, and other work uses the Ray cluster ({free} of {cluster})"
+        return f"pending: {needs}; other work uses the Ray cluster ({free} of {cluster})"
     return None
 
 
