@@ -11,7 +11,7 @@ import os, signal, subprocess, sys, time
 from trainer.driver import interrupts
 interrupts.ENDS_WITHIN_S = 0.3
 signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=-3, stderr=-3)  # DEVNULL
 with interrupts.bounded(), interrupts.at_last(lambda: print("kept", flush=True)), interrupts.at_last(lambda: 1 / 0):
 """
 DEAF = """
