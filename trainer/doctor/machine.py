@@ -136,16 +136,15 @@ def identity(runs: str) -> str:
 
 
 def check_data(where: str, data: Path | None) -> Check:
-    """Check whether the four files of Fashion-MNIST are there and intact; nothing is downloaded."""
-    folder = data or Path(os.environ.get("FASHION_MNIST_DIR") or fetch.PACKAGE_FOLDER)
-    if not folder.exists() and data is None:
-        fix = "nothing to do: a run looks in its cache, then downloads the files"
-        return Check(where, "data", State.WARNING, f"not in {folder}", fix)
+    """Check whether the four files of Fashion-MNIST are where a run looks for them; nothing is downloaded."""
     try:
-        verified = fetch.find_dataset(folder, lambda _: None)
+        found = fetch.find_here(data)
     except DataError as error:
         return failed(where, "data", error)
-    return good(where, "data", f"verified in {verified}")
+    if found is None:
+        fix = "nothing to do: a run downloads them (30 MB); without internet, give --data"
+        return Check(where, "data", State.WARNING, "not on this machine yet", fix)
+    return good(where, "data", f"verified in {found}")
 
 
 def check_clock(where: str, ahead_s: float, other: str) -> Check:

@@ -84,7 +84,7 @@ def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
     def damaged(*_):
         raise DataError("a file: is damaged: x", "put the right one there: y")
 
-    monkeypatch.setattr(machine.fetch, "find_dataset", damaged)
+    monkeypatch.setattr(machine.fetch, "find_here", damaged)
     check = machine.check_data("here", tmp_path)
     assert (check.found, check.fix, check.code) == (
         "a file: is damaged: x",
@@ -93,10 +93,20 @@ def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
     )
 
 
-def test_missing_data_are_a_warning_unless_a_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "none"))
-    assert machine.check_data("here", None).state is State.WARNING
+def test_data_that_are_nowhere_yet_are_a_warning_with_its_fix(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machine.fetch.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(machine.fetch, "PACKAGE_FOLDER", tmp_path / "package")
+    check = machine.check_data("here", None)
+    assert (check.state, "--data" in check.fix) == (State.WARNING, True)
+    assert list(tmp_path.iterdir()) == []  # nothing was fetched
+
+
+def test_a_named_folder_without_data_is_wrong(tmp_path, monkeypatch):
     assert machine.check_data("here", tmp_path / "none").state is State.BAD
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "none"))
+    assert machine.check_data("here", None).state is State.BAD
 
 
 @pytest.mark.parametrize(("ahead_s", "state"), [(5.0, State.GOOD), (5.1, State.BAD), (-5.0, State.GOOD)])
