@@ -15,12 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer.doctor.check import Check, State, failed, good
-from trainer.errors import DataError, ExitCode, StorageError
+from trainer.driver import preflight, ray_cluster
+from trainer.errors import DataError, ExitCode, ResourceError, StorageError
 from trainer.storage import bucket, store
 from trainer.training import device, fetch
 
 SHM = Path("/dev/shm")  # noqa: S108 # where Ray keeps its objects, not a temporary file
 SHM_MIN_BYTES = 512 * 2**20
+AMD_DRIVER = Path("/dev/kfd")
 MAX_CLOCK_SKEW_S = 5.0  # a lease expires 20 s after its owner's last sign of life
 # "ray[default,train]==2.60.0; extra == 'train'" of the package's own requirements
 _REQUIRED = re.search(r"\bray\[[\w,]+\]==([\w.]+)", " ".join(requires("fashion-mnist-on-ray") or []))
@@ -33,6 +35,7 @@ def checks(where: str, runs: str, data: Path | None) -> list[Check]:
         check_versions(where),
         *check_devices(where),
         *check_shared_memory(where),
+        *check_ray_address(where),
         *check_dns(where, runs),
         check_storage(where, runs),
         check_data(where, data),
@@ -57,10 +60,20 @@ def _version(package: str) -> str:
 
 def check_devices(where: str) -> Iterator[Check]:
     """Check the cores; and for each NVIDIA GPU of the system, whether PyTorch can use it, and NCCL."""
-    yield good(where, "CPU", f"{device.cpu_count()} cores, {device.cpu_name()}")
+    usable, there = device.cpu_count(), os.cpu_count() or 1
+    limited = f" of {there} (affinity or cgroup quota)" if usable < there else ""
+    yield good(where, "CPU", f"{usable} {'core' if usable == 1 else 'cores'}{limited}, {device.cpu_name()}")
     has_driver = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
     if not has_driver:
-        yield good(where, "GPU", "none")
+        if AMD_DRIVER.exists():
+            fix = "nothing to do for runs on CPUs: AMD GPUs are not supported"
+            yield Check(where, "GPU", State.WARNING, "an AMD GPU, which runs cannot use", fix)
+        else:
+            yield good(where, "GPU", "none")
+        return
+    if device.gpu_kind() == "cuda" and not device.gpu_names():
+        fix = "repair the driver: nvidia-smi must list the GPUs"
+        yield Check(where, "GPU", State.BAD, "nvidia-smi is there, and lists no GPU", fix, ExitCode.RESOURCES)
         return
     import torch
 
@@ -89,6 +102,19 @@ def check_shared_memory(where: str) -> Iterator[Check]:
         yield Check(where, "shared memory", State.WARNING, found, fix)
     else:
         yield good(where, "shared memory", found)
+
+
+def check_ray_address(where: str) -> Iterator[Check]:
+    """Check that a Ray cluster answers at RAY_ADDRESS, if that is set."""
+    address = ray_cluster.address()
+    if address is None:
+        return
+    try:
+        preflight.check_cluster(address)
+    except ResourceError as error:
+        yield failed(where, "RAY_ADDRESS", error)
+    else:
+        yield good(where, "RAY_ADDRESS", f"{address} answers: runs go there, not to this machine")
 
 
 def check_dns(where: str, runs: str) -> Iterator[Check]:

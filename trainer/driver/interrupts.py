@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from trainer.errors import ExitCode
+from trainer.errors import ExitCode, TrainerError
 
 ENDS_WITHIN_S = 4.0  # then what is left is killed
 LAST_ACTS_S = 0.8  # for all of them: one may hang for the same reason as the command
 
 _last_acts: list[Callable[[], None]] = []
+_reason: list[TrainerError] = []
 
 
 @contextmanager
@@ -50,6 +51,17 @@ def at_last(act: Callable[[], None]) -> Iterator[None]:
         _last_acts.remove(act)
 
 
+def give_up(error: TrainerError) -> None:
+    """End the command from another thread than the main one, as Ctrl-C would, with this error."""
+    _reason.append(error)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def reason() -> TrainerError | None:
+    """Return the error that a thread gave up with; None if it was Ctrl-C."""
+    return _reason[0] if _reason else None
+
+
 def _watch(reader: socket.socket, over: threading.Event) -> None:
     with suppress(OSError):  # closed: the command has ended
         while received := reader.recv(1):
@@ -65,8 +77,10 @@ def _watch(reader: socket.socket, over: threading.Event) -> None:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-        os.write(2, b"\nStopped: what did not end by itself was killed.\n")
-        os._exit(ExitCode.INTERRUPTED)
+        error = reason()
+        last_words = f"Error: {error}" if error else "Stopped: what did not end by itself was killed."
+        os.write(2, f"\n{last_words}\n".encode())
+        os._exit(error.exit_code if error else ExitCode.INTERRUPTED)
 
 
 def _act_at_last() -> None:

@@ -77,7 +77,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
         record.create(plan.config, environment.describe())
         mirror = Mirror(record, lease.poll)
         with (
-            interrupts.at_last(lambda: _note_interrupt(record, clock)),
+            interrupts.at_last(lambda: _note_stop(record, clock)),
             ExitStack() as shown,
         ):  # to the very end: the last push may have to wait for the storage, and says so
             status: Status = "finished"
@@ -88,8 +88,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
                 _announce(plan, forked)
                 _train_on_ray(plan, attempt, lease.fence, data_folder)
             except (KeyboardInterrupt, SystemExit):
-                status = "interrupted"
-                error = _interrupted()
+                status, error = _why_stopped()
             except Exception as failure:  # noqa: BLE001 # returned below, when the record is complete
                 status = "failed"
                 error = failure
@@ -114,13 +113,15 @@ def _announce(plan: Plan, forked: bool) -> None:
         record.add_event({"event": "warning", "message": warning})
 
 
-def _note_interrupt(record: Record, clock: Clock) -> None:
+def _note_stop(record: Record, clock: Clock) -> None:
     """Write how the run ended, where the main thread cannot."""
-    record.write_result(summarise(record, clock, "interrupted", _interrupted()))
+    record.write_result(summarise(record, clock, *_why_stopped()))
 
 
-def _interrupted() -> InterruptedRunError:
-    return InterruptedRunError("Stopped before the end; the record so far is kept")
+def _why_stopped() -> tuple[Status, TrainerError]:
+    if (error := interrupts.reason()) is not None:
+        return "failed", error
+    return "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept")
 
 
 def _check_still_owned(lease: Lease, status: Status, error: Exception | None) -> None:
@@ -187,13 +188,8 @@ def _joined(failures: list[Exception]) -> Exception | None:
 def _train_on_ray(plan: Plan, attempt: int, fence: int, data_folder: Path) -> None:
     own = ray_cluster.is_own()
     try:
-        with ray_cluster.connected(), starting.Watch(plan.record, _needs(plan), _interrupt) as watch:
-            try:
-                _fit(plan, attempt, fence, data_folder if own else plan.data_folder)
-            except KeyboardInterrupt:
-                if watch.impossible is not None:
-                    raise watch.impossible from None
-                raise
+        with starting.Watch(plan.record, _needs(plan)), ray_cluster.connected():
+            _fit(plan, attempt, fence, data_folder if own else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.file(layout.RAY), ignore_errors=True)
 

@@ -20,13 +20,11 @@ DEAF = """
     while True: time.sleep(1)
 """
 HEARS = """
-    print(child.pid, flush=True)
-    try: time.sleep(600)
+    try: print(child.pid, flush=True); time.sleep(600)
     except KeyboardInterrupt: sys.exit(3)
 """
 TAKES_LONGER = """
-    print(child.pid, flush=True)
-    try: time.sleep(600)
+    try: print(child.pid, flush=True); time.sleep(600)
     except KeyboardInterrupt: time.sleep(3 * interrupts.ENDS_WITHIN_S)
     sys.exit(4)
 """
@@ -68,3 +66,21 @@ def test_a_command_that_ends_by_itself_is_let_end(ended):
 def test_a_command_that_kubernetes_stops_may_take_longer(ended):
     assert ended(TAKES_LONGER, signal.SIGTERM)[:2] == (4, "")
     assert ended(TAKES_LONGER, signal.SIGINT)[0] == 130
+
+
+GIVES_UP = """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    print(child.pid, flush=True)
+    import threading
+    from trainer.errors import ResourceError
+    signal.pause()
+    threading.Thread(target=interrupts.give_up, args=[ResourceError("no room", "make some")]).start()
+    while True: time.sleep(1)
+"""
+
+
+def test_a_thread_may_end_a_command_with_its_error(ended):
+    code, _, err, _ = ended(GIVES_UP, signal.SIGUSR1)
+    assert code == 7
+    assert "Error: no room; make some." in err

@@ -4,6 +4,7 @@ import pytest
 
 from trainer.driver import starting
 from trainer.driver.starting import Cluster, Needs
+from trainer.errors import ExitCode
 from trainer.storage.record import Record
 
 TWO_CORES = Cluster(({"CPU": 2.0},), {"CPU": 2.0}, grows=False)
@@ -59,10 +60,11 @@ def watched(tmp_path, monkeypatch):
     record = Record(tmp_path / "r")
     record.folder.mkdir()
 
-    def watch(cluster, own=False, give_up=lambda: None):
+    def watch(cluster, own=False, give_up=lambda error: None):
+        monkeypatch.setattr(starting.interrupts, "give_up", give_up)
         monkeypatch.setattr(starting, "see", cluster if callable(cluster) else lambda: cluster)
         monkeypatch.setattr(starting.ray_cluster, "is_own", lambda: own)
-        return starting.Watch(record, Needs(4, 1, 0), give_up), record, now
+        return starting.Watch(record, Needs(4, 1, 0)), record, now
 
     return watch
 
@@ -76,32 +78,51 @@ def until(true):
 
 def test_a_run_that_can_never_start_is_given_up_with_what_is_missing(watched):
     gave_up = []
-    watch, record, now = watched(TWO_CORES, give_up=lambda: gave_up.append(now[0]))
+    watch, record, now = watched(TWO_CORES, give_up=lambda error: gave_up.append((now[0], error)))
     with watch:
         until(lambda: gave_up)
-    assert gave_up[0] >= starting.NODES_JOIN_WITHIN_S
-    assert "the Ray cluster has room for 2" in str(watch.impossible)
+    at, error = gave_up[0]
+    assert at >= starting.NODES_JOIN_WITHIN_S
+    assert (error.exit_code, "the Ray cluster has room for 2" in str(error)) == (ExitCode.RESOURCES, True)
     assert [event["event"] for event in record.events()] == ["pending"]  # the same is said once
 
 
 def test_a_cluster_of_the_runs_own_is_given_up_at_once(watched):
     gave_up = []
-    watch, _, now = watched(TWO_CORES, own=True, give_up=lambda: gave_up.append(now[0]))
+    watch, _, now = watched(TWO_CORES, own=True, give_up=lambda _: gave_up.append(now[0]))
     with watch:
         until(lambda: gave_up)
     assert gave_up[0] <= starting.QUIET_S + 5
 
 
 def test_a_cluster_that_grows_is_waited_for_and_said_again(watched):
-    watch, record, now = watched(Cluster(({"CPU": 2.0},), {}, grows=True), give_up=lambda: pytest.fail("it gave up"))
+    watch, record, now = watched(Cluster(({"CPU": 2.0},), {}, grows=True), give_up=lambda _: pytest.fail("it gave up"))
     with watch:
         until(lambda: now[0] > 3 * starting.AGAIN_S)
-    assert watch.impossible is None
     assert len(record.events()) >= 3
 
 
+def test_a_cluster_that_does_not_answer_is_said_and_given_up(watched, monkeypatch):
+    gave_up = []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    watch, record, now = watched(lambda: None, give_up=lambda error: gave_up.append((now[0], error)))
+    with watch:
+        until(lambda: gave_up)
+    at, error = gave_up[0]
+    assert at >= starting.ANSWERS_WITHIN_S
+    assert "RAY_ADDRESS: what is at 10.0.0.1:6379 does not answer" in str(error)
+    assert "the Ray cluster at 10.0.0.1:6379 has not answered yet" in record.events()[0]["message"]
+
+
+def test_a_ray_that_starts_slowly_here_is_said_and_waited_for(watched):
+    watch, record, now = watched(lambda: None, own=True, give_up=lambda _: pytest.fail("it gave up"))
+    with watch:
+        until(lambda: now[0] > 3 * starting.ANSWERS_WITHIN_S)
+    assert record.events()[0]["message"] == "pending: Ray is starting on this machine"
+
+
 def test_nothing_is_said_while_workers_train(watched):
-    watch, record, now = watched(TWO_CORES, give_up=lambda: pytest.fail("it gave up"))
+    watch, record, now = watched(TWO_CORES, give_up=lambda _: pytest.fail("it gave up"))
     record.add_event({"event": "warning", "message": "before"})
     with watch:
         record.add_event({"event": "training_started", "attempt": 1, "workers": 4})
