@@ -19,6 +19,8 @@ NAMESPACE=training
 PATIENCE_S=${PATIENCE_S:-300} # how long wait-ready and uninstall wait
 PYTHON=${PYTHON:-python3}
 values=k8s/$ENV/training.yaml
+MONITORS=monitoring # the namespace of helm/monitoring
+[ "$ENV" != openshift ] || MONITORS=$NAMESPACE # its Prometheus sees the pods of a monitor's own namespace alone
 newline=$'\n'
 own_cluster=""
 if [ "$ENV" = kind ] && [ -z "${CONTEXT:-}" ]; then own_cluster=yes; fi
@@ -77,8 +79,8 @@ kind_create() {
 }
 
 install_platform() {
-  # The stack first: it has the definitions of the monitors.
-  chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
+  # The stack first: it has the definitions of the monitors. OpenShift has one of its own.
+  [ "$ENV" = openshift ] || chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
     "$PROMETHEUS_STACK_REPO" "$PROMETHEUS_STACK_VERSION"
   monitors # before Prometheus reads its first configuration: the next one takes up to three minutes
   chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" \
@@ -138,7 +140,7 @@ monitors() {
   local own=k8s/$ENV/monitoring.yaml
   [ -f "$own" ] || own=helm/monitoring/values.yaml
   say "chart helm/monitoring"
-  release monitoring helm/monitoring --namespace monitoring --values "$own"
+  release monitoring helm/monitoring --namespace "$MONITORS" --values "$own"
 }
 
 object_store() {
@@ -162,7 +164,10 @@ wait_ready() {
       "$CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
     sleep 1
   done
-  local job_note=""
+  local job_note="" prometheus="
+  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
+                                                                               Prometheus: http://localhost:9090"
+  [ "$ENV" != openshift ] || prometheus=""
   [ "$ENV" = kind ] || job_note=" (that of kind; yours is in the ConfigMap training-rayjob)"
   say "ready. Next:
   make setup                                                                   install the command, once
@@ -170,9 +175,7 @@ wait_ready() {
                                                                                start a run and follow it
   kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$job_note
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
-  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
-  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
-                                                                               Prometheus: http://localhost:9090"
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log$prometheus"
 }
 
 # A line for each pod, deployment and Prometheus that is not ready, with what it lacks.
@@ -224,7 +227,7 @@ uninstall() {
   say "runs and Ray clusters"
   kube -n $NAMESPACE delete rayjobs.ray.io,rayclusters.ray.io --all --ignore-not-found --timeout "${PATIENCE_S}s" 2> /dev/null || true
   say "charts"
-  for each in training/training monitoring/monitoring; do
+  for each in training/training "$MONITORS/monitoring"; do
     helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
   done
   if [ "$ENV" != kind ]; then

@@ -153,6 +153,24 @@ def test_values_without_placeholders_are_installed(path, tmp_path_factory):
     assert "helm upgrade --install --kube-context c" in calls.read_text()
 
 
+def test_openshift_keeps_its_own_prometheus_which_reads_monitors_beside_the_pods(path, tmp_path_factory):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool, 'echo "$*" >> "$CALLS"')
+    here = copy_of_k8s(tmp_path_factory.mktemp("openshift"))
+    values = here / "k8s" / "openshift" / "training.yaml"
+    values.write_text(re.sub(r"<[A-Z-]+>", "x", values.read_text()))
+    calls = path / "calls"
+    steps = ("install-platform", "install-charts", "uninstall")
+    script = here / "k8s" / "deploy.sh"
+    done = deploy(path, *steps, script=script, ENV="openshift", CONTEXT="c", CALLS=str(calls))
+    assert (done.returncode, done.stderr) == (0, "")
+    helm = [line for line in calls.read_text().splitlines() if line.startswith(("upgrade", "uninstall"))]
+    assert [line for line in helm if "prometheus" in line or "gpu-operator" in line] == []
+    monitors = [line for line in helm if " monitoring" in line]
+    assert len(monitors) == 3
+    assert all("--namespace training" in line for line in monitors)
+
+
 def copy_of_k8s(folder):
     """A checkout's scripts and values elsewhere."""
     shutil.copytree(ROOT / "k8s", folder / "k8s")

@@ -30,6 +30,10 @@ headGroupSpec:
   rayStartParams:
     # No training on the head: its loss would end the run, and its memory is the driver's.
     num-cpus: "0"
+    {{- if eq $.Values.network.ipFamily "IPv6" }}
+    # KubeRay's own is 0.0.0.0, and the operator reads there whether the job is done.
+    dashboard-host: "::"
+    {{- end }}
     {{- include "training.rayStart" . | nindent 4 }}
   template:
     {{- $head := merge (pick $.Values.groupDefaults "shm" "tmp") $.Values.head }}
