@@ -21,7 +21,7 @@ def problem(system, machine, python, libc, macos):
     if python > NEWEST_PYTHON:
         return f"Python {text(python)} is newer than {text(NEWEST_PYTHON)}, the last that Ray has; {other_python()}."
     if system not in MACHINES:
-        return f"{system} has no bash and no make of its own; on Windows use WSL2, or {SUBMIT}."
+        return f"{system} is not supported; on Windows use WSL2 (docs/platforms.md)."
     if system == "Darwin" and machine == "x86_64":
         return f"PyTorch has no build for Intel Macs; on Apple silicon give an arm64 Python, on Intel {SUBMIT}."
     if machine not in MACHINES[system]:

@@ -255,7 +255,8 @@ class KubeClient:
                 return None
             raise self._refusal(error) from None
         except (HTTPError, OSError) as error:
-            proxy = f" through the proxy {self._api.configuration.proxy}" if self._api.configuration.proxy else ""
+            proxy = self._api.configuration.proxy
+            proxy = f" through the proxy {_without_password(proxy)}" if proxy else ""
             raise LostConnectionError(
                 f"cluster: the API server of {self.context} at {self._api.configuration.host} is unreachable{proxy} "
                 f"({_reason(error)})",
@@ -319,7 +320,12 @@ def _message(error: Any) -> str:
 def _reason(error: Exception) -> str:
     # urllib3 nests its errors: "HTTPConnectionPool(...): Max retries exceeded ... (NewConnectionError(...: refused))"
     text = str(getattr(error, "reason", None) or error)
-    return re.sub(r"^\[Errno \d+\] ", "", text.rsplit(": ", 1)[-1].strip("()"))[:200]
+    reason = re.sub(r"\[Errno -?\d+\] ", "", text.rsplit(": ", 1)[-1]).strip('()"')[:200]
+    return reason + ")" * (reason.count("(") - reason.count(")"))
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _connect(context: str | None) -> tuple[Any, str, str | None]:
@@ -341,7 +347,8 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
             return client.ApiClient(settings), name, namespace
     except (urllib3.exceptions.HTTPError, AssertionError, ImportError, ValueError) as error:
         raise ClusterError(
-            f"cluster: the proxy {settings.proxy} before the API server of {name} cannot be used ({error})",
+            f"cluster: the proxy {_without_password(settings.proxy)} before the API server of {name} cannot be used "
+            f"({error})",
             "correct proxy-url in the kubeconfig, or HTTPS_PROXY; one for SOCKS needs the package PySocks",
         ) from None
 

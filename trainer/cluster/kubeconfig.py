@@ -101,7 +101,8 @@ def load(context: str | None, settings: Any) -> tuple[str, str | None]:
     ) as error:
         raise ClusterError(f"kubeconfig: {chosen} cannot be used ({_first_line(error)})", OTHER_FILE) from None
     _check_certificates(settings, cluster, user)
-    return chosen.name, chosen.content.get("namespace")
+    namespace = chosen.content.get("namespace")
+    return chosen.name, None if namespace is None else str(namespace)
 
 
 # ---- the files -------------------------------------------------------------------------------------------------------
@@ -247,6 +248,8 @@ def _of_plugin(user: Entry, cluster: Entry) -> Credential | None:
     command = str(plugin["command"])
     if os.sep in command:
         command = str(user.file.parent / command)
+    if not _has_lists(plugin, cluster):
+        raise ClusterError(f"kubeconfig: exec of {user} needs args, env and extensions as lists", OTHER_FILE)
     interactive = plugin.get("interactiveMode") != "Never" and sys.stdin.isatty() and sys.stderr.isatty()
     where = f"exec: {command} of {user}"
     spec = {"interactive": interactive} | ({"cluster": _about(cluster)} if plugin.get("provideClusterInfo") else {})
@@ -258,6 +261,16 @@ def _of_plugin(user: Entry, cluster: Entry) -> Credential | None:
         raise ClusterError(f"{where} is not installed", hint)
     arguments = [command, *map(str, plugin.get("args") or [])]
     return _credential(_output(arguments, environment, interactive, where), str(plugin["apiVersion"]), where)
+
+
+def _has_lists(plugin: dict[str, Any], cluster: Entry) -> bool:
+    arguments, variables = plugin.get("args") or [], plugin.get("env") or []
+    extensions = cluster.content.get("extensions") or []
+    if not all(isinstance(each, list) for each in (arguments, variables, extensions)):
+        return False
+    return all(isinstance(each, dict) and {"name", "value"} <= set(each) for each in variables) and all(
+        isinstance(each, dict) for each in extensions
+    )
 
 
 def _about(cluster: Entry) -> dict[str, Any]:

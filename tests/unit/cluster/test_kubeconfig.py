@@ -197,9 +197,16 @@ def test_kubeconfig_set_to_nothing_is_the_usual_file(tmp_path, monkeypatch):
         ({}, {"server": "localhost:8080"}, ["server of cluster here", "'localhost:8080', and must be a URL"]),
         ({"auth-provider": {"name": "gcp"}}, {}, ["user ann", "auth-provider, which Kubernetes 1.26 has removed"]),
         ({"exec": {"apiVersion": "v1"}}, {}, ["exec of user ann", "needs command and apiVersion"]),
+        ({"exec": {"apiVersion": "v1", "command": "true", "args": 5}}, {}, ["exec of user ann", "needs args, env"]),
+        (
+            {"exec": {"apiVersion": "v1", "command": "true", "env": ["A=1"]}},
+            {},
+            ["exec of user ann", "needs args, env"],
+        ),
+        ({}, {"server": "https://[::1"}, ["context here", "cannot be used (Invalid IPv6 URL)"]),
         (
             {},
-            {"proxy-url": "socks5://127.0.0.1:1"},
+            {"proxy-url": "socks5://me:secret@127.0.0.1:1"},
             ["the proxy socks5://127.0.0.1:1 before the API server of here cannot be used", "PySocks"],
         ),
     ],
@@ -408,14 +415,24 @@ def test_a_key_of_another_certificate_is_refused_before_any_request(tmp_path):
 def test_a_dead_proxy_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    cluster = {"server": "https://api.example:6443", "proxy-url": f"http://127.0.0.1:{port}"}
+    cluster = {"server": "https://api.example:6443", "proxy-url": f"http://me:secret@127.0.0.1:{port}"}
     written(tmp_path / "config", cluster=cluster)
     has(said(LostConnectionError), "https://api.example:6443", f"through the proxy http://127.0.0.1:{port}", "refused")
 
 
 def test_a_server_without_an_address_is_unreachable(tmp_path):
     written(tmp_path / "config", cluster={"server": "https://api.invalid:6443"})
-    has(said(LostConnectionError), "the API server of here at https://api.invalid:6443 is unreachable")
+    sentence = said(LostConnectionError)
+    has(
+        sentence, "the API server of here at https://api.invalid:6443 is unreachable (Failed to resolve 'api.invalid' ("
+    )
+    assert "Errno" not in sentence
+    assert sentence.count("(") == sentence.count(")")
+
+
+def test_a_namespace_of_digits_is_a_name(tmp_path):
+    written(tmp_path / "config", contexts=[entry("context", cluster="here", user="ann", namespace=1234)])
+    assert api.KubeClient().namespace == "1234"
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
