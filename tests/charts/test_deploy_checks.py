@@ -153,7 +153,7 @@ def test_values_without_placeholders_are_installed(path, tmp_path_factory):
     assert "helm upgrade --install --kube-context c" in calls.read_text()
 
 
-def test_openshift_keeps_its_own_prometheus_which_reads_monitors_beside_the_pods(path, tmp_path_factory):
+def test_openshift_keeps_its_prometheus_with_monitors_beside_the_pods(path, tmp_path_factory):
     for tool in ("kubectl", "helm"):
         pretend(path, tool, 'echo "$*" >> "$CALLS"')
     here = copy_of_k8s(tmp_path_factory.mktemp("openshift"))

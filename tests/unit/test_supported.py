@@ -92,7 +92,7 @@ def test_setup_works_with_spaces_in_every_path(checkout):
     assert (checkout / ".venv" / ".ready").exists()
 
 
-def test_setup_on_an_unsupported_machine_says_one_sentence_and_installs_nothing(checkout):
+def test_setup_on_an_unsupported_machine_says_one_sentence_alone(checkout):
     about = (checkout / "tools" / "supported.py").read_text()
     (checkout / "tools" / "supported.py").write_text(re.sub(r"platform\.system\(\)", '"Plan9"', about))
     done = setup(checkout, sys.executable)
