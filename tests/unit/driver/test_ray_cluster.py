@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,20 +46,26 @@ def test_what_would_change_the_workers_is_overridden(monkeypatch):
     assert "RAY_RUNTIME_ENV_HOOK" not in environment
 
 
-@pytest.mark.parametrize(
-    ("variable", "folder", "moved"),
-    [
-        ("TMPDIR", "/tmp", False),
-        ("TMPDIR", f"/scratch/{'x' * 60}", True),
-        ("RAY_TMPDIR", f"/scratch/{'x' * 60}", True),
-        ("TMPDIR", f"/scratch/{'ü' * 20}", True),  # bytes, not characters
-    ],
-)
-def test_a_temporary_folder_too_long_for_sockets_is_replaced(monkeypatch, variable, folder, moved):
+@pytest.mark.parametrize("name", ["x", "x" * 60, "ü" * 30])  # bytes count, not characters
+def test_rays_temporary_folder_is_short_enough_for_sockets_and_removed(monkeypatch, name):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/tmp")
-    monkeypatch.setenv(variable, folder)
-    assert bool(ray_cluster._temp_folder()) is moved
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        usual = Path(short, name)
+        usual.mkdir()
+        monkeypatch.setattr(ray_cluster.tempfile, "gettempdir", lambda: str(usual))
+        with ray_cluster._temp_folder() as folder:
+            assert Path(folder).is_dir()
+            assert (Path(folder).parent == usual) is (name == "x")
+            assert ray_cluster._holds_sockets(folder)
+        assert not Path(folder).exists()
+
+
+def test_rays_temporary_folder_that_a_user_names_is_kept(monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as given:
+        monkeypatch.setenv("RAY_TMPDIR", given)
+        with ray_cluster._temp_folder() as folder:
+            assert folder == given
+        assert Path(given).is_dir()
 
 
 @pytest.fixture
