@@ -68,7 +68,9 @@ def load() -> None:
     """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it."""
     set_timings()
     import ray.train  # takes a second: only after everything that can be checked is
-    import ray.util.metrics  # noqa: F401 # what the thread of the exporter uses
+    if not is_own():  # what the threads use that export metrics and watch the cluster
+        import ray.autoscaler.v2.sdk
+        import ray.util.metrics  # noqa: F401
 
 
 @contextmanager
