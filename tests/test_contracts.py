@@ -176,11 +176,23 @@ def test_the_command_line_is_this_and_no_more():
                 "--cpus-per-worker",
                 "--data",
                 "--dry-run",
-                "--fork",
-                "--from",
                 "--gpu",
                 "--log-format",
                 "--name",
+                "--storage",
+                "--workers",
+            ]
+        ),
+        "fork": sorted(
+            [
+                "--config",
+                "--cpus-per-worker",
+                "--data",
+                "--dry-run",
+                "--from",
+                "--gpu",
+                "--log-format",
+                "--set",
                 "--storage",
                 "--workers",
             ]

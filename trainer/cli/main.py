@@ -12,7 +12,7 @@ import typer
 
 from trainer import __version__
 from trainer.cli import cluster, runs
-from trainer.cli.train import train
+from trainer.cli.train import fork, train
 from trainer.errors import ExitCode, TrainerError
 from trainer.observe.text import encode_safely, say
 
@@ -29,8 +29,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command()(fork)
 runs.register(app)
 cluster.register(app)
 
@@ -48,7 +50,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except TrainerError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, error.then)
     except KeyboardInterrupt:
         _fail("Stopped.", ExitCode.INTERRUPTED)
     except ModuleNotFoundError as error:
@@ -67,9 +69,14 @@ def _fail_with_bug(error: Exception) -> NoReturn:
     _fail(f"A bug in the trainer: {type(error).__name__}: {error}; its traceback is in {out.name}.", ExitCode.INTERNAL)
 
 
-def _fail(sentence: str, code: ExitCode) -> NoReturn:
+def _fail(sentence: str, code: ExitCode, then: str = "") -> NoReturn:
     sys.stdout.flush()
-    say(f"Error: {sentence}", style="red", stderr=True)
+    if code is ExitCode.INTERRUPTED:  # as somebody wished
+        say(sentence, stderr=True)
+    else:
+        say(f"Error: {sentence}", style="red", stderr=True)
+    if then:
+        say(then, stderr=True)
     sys.stderr.flush()
     if code is ExitCode.INTERRUPTED:
         from trainer.storage.mirror import discard_scratch

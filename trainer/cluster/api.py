@@ -23,6 +23,7 @@ KubeObject = dict[str, Any]
 
 RAY_API = ("ray.io", "v1")
 DEFAULT_NAMESPACE = "training"  # where `make deploy` installs the chart
+IN_A_POD = "this pod's cluster"  # stands for the name of a context, where there is none
 PART_OF = "app.kubernetes.io/part-of=fashion-mnist-on-ray"
 JOB_TEMPLATE = f"{PART_OF},app.kubernetes.io/component=job-template"
 RUN = f"{PART_OF},app.kubernetes.io/component=run"
@@ -294,7 +295,7 @@ def _connect(context: str | None) -> tuple[Any, str, str | None]:
     try:
         if context is None and in_pod:
             config.load_incluster_config(client_configuration=settings)
-            return client.ApiClient(settings), "this pod's cluster", None
+            return client.ApiClient(settings), IN_A_POD, None
         if context is None:
             _check_kubeconfig_names_a_cluster()
         file = os.environ.get("KUBECONFIG")

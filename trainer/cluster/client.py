@@ -25,9 +25,8 @@ from trainer.cluster.api import KubeClient, KubeObject, NoKubeconfigError
 from trainer.cluster.follow import Watch
 from trainer.cluster.outcome import Outcome
 from trainer.cluster.status import RunRow, RunStatus
-from trainer.cluster.submit import NoSuchRunError
 from trainer.config import Config
-from trainer.errors import StorageError, TrainerError
+from trainer.errors import NoSuchRunError, StorageError, TrainerError
 from trainer.observe.display import Display, Event
 from trainer.storage import layout, store
 from trainer.storage.schema import Point, Result

@@ -11,16 +11,12 @@ from trainer import resolve
 from trainer.cluster import outcome, rayjob, worker_groups
 from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject
 from trainer.config import Config
-from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError
+from trainer.errors import ClusterError, ConflictError, InterruptedRunError, NoSuchRunError
 
 GONE_WITHIN_S = 180.0  # a head that ignores SIGTERM takes 30 s, workers that drain take 90
 TRIES = 20
 READ_BY_FOLLOWERS_S = 3.0  # followers poll every two seconds, and are to read who stopped the run
 NAMES_SHOWN = 8
-
-
-class NoSuchRunError(ConfigError):
-    """The namespace has no RayJob of this name."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from trainer.errors import (
     TrainingError,
 )
 from trainer.observe.display import Display
-from trainer.observe.summary import Clock, summarise
+from trainer.observe.summary import Clock, how_far, summarise
 from trainer.observe.tail import Tail
 from trainer.storage import layout, seal
 from trainer.storage.lease import Lease
@@ -83,7 +83,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
                 _train_on_ray(plan, attempt, lease.fence, data_folder)
             except (KeyboardInterrupt, SystemExit):
                 status = "interrupted"
-                error = InterruptedRunError("Stopped before the end; the record so far is kept")
+                error = InterruptedRunError(f"Stopped {how_far(record)}; the record so far is kept")
             except Exception as failure:  # noqa: BLE001 # returned below, when the record is complete
                 status = "failed"
                 error = failure

@@ -177,6 +177,7 @@ class LiveDisplay:
 
 
 SENTENCES = {
+    "run_started": "starting Ray and its workers",
     "checkpoint_damaged": "quarantined a damaged checkpoint: {checkpoint}",
     "checkpoint_unfinished": "ignored checkpoint {checkpoint}: no MANIFEST.json (its save was interrupted, or the "
     "file was deleted)",

@@ -48,6 +48,15 @@ def summarise(record: Record, clock: Clock, status: Status, error: Exception | N
     return result
 
 
+def how_far(record: Record) -> str:
+    """Return in words how far a run has trained."""
+    points = record.points()
+    if not points:
+        return "before the first report"
+    config = record.config()
+    return f"at step {points[-1]['step']}/{config.total_steps}, in epoch {points[-1]['epoch']}/{config.epochs}"
+
+
 def _add_error(result: Result, facts: ErrorFacts) -> None:
     result["exit_code"] = facts["exit_code"]
     result["error"] = facts["error"]

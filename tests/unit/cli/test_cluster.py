@@ -213,7 +213,7 @@ def test_stop_prints_an_error_as_data(kube, trainer, encoding):
     kube.jobs["other"] = rayjob(TEXT)
     kube.jobs["other"]["metadata"]["name"] = TEXT
     code, _, err = trainer("stop", "r1")
-    assert code == ExitCode.CONFIG
+    assert code == ExitCode.STORAGE
     check_is_data(err, encoding)
     assert "Error: name: there is no run r1" in err
 
