@@ -207,6 +207,7 @@ def test_the_command_line_is_this_and_no_more():
                 *[
                     "--cluster",
                     "--cpus-per-worker",
+                    "--dry-run",
                     "--gpu",
                     "--log-format",
                     "--name",
@@ -217,9 +218,9 @@ def test_the_command_line_is_this_and_no_more():
             ]
         ),
         "status": ["--context", "--json", "--namespace", "--storage"],
-        "logs": ["--context", "--follow", "--namespace", "--storage"],
-        "stop": [*place, "--storage"],
-        "list": [*place, "--storage"],
+        "logs": ["--context", "--follow", "--namespace", "--raw", "--since", "--storage", "--tail"],
+        "stop": [*place, "--storage", "--wait"],
+        "list": ["--context", "--json", "--namespace", "--storage"],
         "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }
 

@@ -18,7 +18,7 @@ from trainer.cli.shown import place
 from trainer.cluster.api import IN_A_POD
 
 if TYPE_CHECKING:
-    from trainer.cluster.client import Run
+    from trainer.cluster.client import Run, Stopped
 
 DEFAULT_STORAGE = "runs"
 
@@ -39,7 +39,7 @@ def storage_option(runs: str) -> str | None:
     return None if runs == DEFAULT_STORAGE else runs
 
 
-def on_cluster(run: Run, *words: str, **options: str | Path | int | Sequence[str] | None) -> str:
+def on_cluster(run: Run | Stopped, *words: str, **options: str | Path | int | Sequence[str] | None) -> str:
     """Return a command line for a run on a cluster, with its context and namespace."""
     context = None if run.context == IN_A_POD else run.context
     return command(*words, **options, context=context, namespace=run.namespace)

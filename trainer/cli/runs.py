@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from trainer import config, resolve
 from trainer.cli.options import Data, File, Overrides, Recipe, Runs
-from trainer.cli.shown import place, show_scores
+from trainer.cli.shown import place, show_columns, show_scores
 from trainer.errors import CheckpointError, ConfigError
-from trainer.observe.text import cell, console, say
+from trainer.observe.text import say
 from trainer.storage import checkpoints, seal, store
 from trainer.storage.mirror import find_run, push
 
@@ -106,14 +105,16 @@ def list_checkpoints(
     verify = action is Action.VERIFY
     rows = checkpoints.described(record.place, verify)
     record_damage = seal.verify(record) if verify else {}
-    table = Table("checkpoint", "step", "attempt", "state", "", box=None)
+    table = [("checkpoint", "step", "attempt", "state", "")]
     for row in rows:
         best = "" if row.best_accuracy is None else f"best: {row.best_accuracy:.2%}"
         attempt = "–" if row.attempt is None else str(row.attempt)
-        table.add_row(cell(row.checkpoint.name), str(row.checkpoint.step), attempt, cell(row.state), best)
-    for name, damage in record_damage.items():
-        table.add_row(cell(name), "–", "–", cell(damage), "")
-    console().print(table) if table.rows else say(f"{target} has no checkpoint.")
+        table.append((row.checkpoint.name, str(row.checkpoint.step), attempt, row.state, best))
+    table += [(name, "–", "–", damage, "") for name, damage in record_damage.items()]
+    if len(table) > 1:
+        show_columns(table)
+    else:
+        say(f"{target} has no checkpoint.")
     damaged = [row.checkpoint.name for row in rows if row.damaged]
     if damaged:
         raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that resumes takes the next older one")

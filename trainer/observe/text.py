@@ -8,6 +8,7 @@ characters are shown, not sent: a terminal obeys them.
 from __future__ import annotations
 
 import sys
+import time
 import unicodedata
 
 from rich.console import Console
@@ -57,6 +58,32 @@ def encode_safely() -> None:
 def number(value: float | None, form: str) -> str:
     """Return a number in a format, or – if there is none."""
     return "–" if value is None else format(value, form)
+
+
+def short(value: float | None) -> str:
+    """Return a number in few characters: 812, 7.4k, 35k, 1.2M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            return f"{value / size:.{1 if value < 9.95 * size else 0}f}{unit}"
+    return f"{value:.0f}"
+
+
+def clock(at: float) -> str:
+    """Return seconds since 1970 as this machine's time of day."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # from elsewhere, and no time
+        return "--:--:--"
+
+
+def date(at: float | None) -> str:
+    """Return seconds since 1970 as this machine's date and time, to the minute."""
+    try:
+        return "–" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    except (ValueError, OverflowError, OSError):
+        return "–"
 
 
 def plural(count: int, noun: str) -> str:
