@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,13 +15,15 @@ from trainer import __version__
 from trainer.cli import cluster, runs
 from trainer.cli.train import fork, train
 from trainer.errors import ExitCode, TrainerError
-from trainer.observe.text import encode_safely, say
+from trainer.observe.text import encode_safely, open_closed_streams, say
 
 EXTRAS = {
     **dict.fromkeys(("ray", "torch", "safetensors", "numpy"), "train"),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     "kubernetes": "cluster",
 }
+
+BROKEN_PIPE = 141  # as shells show a process that SIGPIPE ended
 
 app = typer.Typer(
     name="trainer",
@@ -46,9 +49,27 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run a command; every ``TrainerError`` becomes its sentence on stderr and its exit code."""
+    open_closed_streams()
     encode_safely()
+    if not os.environ.get("COLUMNS", "1").strip("0").isdigit():
+        del os.environ["COLUMNS"]  # 0, as where nobody knows the width: Rich would print nothing
+    try:
+        _run()
+    except BrokenPipeError:  # whoever read this, as in `trainer list | head -1`, has read enough
+        _leave_quietly()
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
+        sys.stdout.flush()  # here, where a pipe that is gone can still be met with calm
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes it an exit code of its own
+            raise BrokenPipeError from None
+        sys.stdout.flush()
+        raise
+    except BrokenPipeError:
+        raise
     except TrainerError as error:
         _fail(str(error), error.exit_code, error.then)
     except KeyboardInterrupt:
@@ -61,6 +82,15 @@ def main() -> None:
         _fail(f"{package} is not installed, and this command needs it; {extra}.", ExitCode.CONFIG)
     except Exception as error:  # noqa: BLE001 # the last resort: a bug must not look like a user's mistake
         _fail_with_bug(error)
+
+
+def _leave_quietly() -> NoReturn:
+    """End as a process does that SIGPIPE ends, without Python's complaint about what it could not write."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(null, stream.fileno())
+    sys.exit(BROKEN_PIPE)
 
 
 def _fail_with_bug(error: Exception) -> NoReturn:

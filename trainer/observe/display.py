@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from trainer.config import Config
 from trainer.observe.progress import Progress
-from trainer.observe.text import clean, clock, console, duration, number, plural, say, short
+from trainer.observe.text import clean, clock, console, duration, is_terminal, number, plural, say, short
 from trainer.storage.schema import Point
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -41,7 +40,7 @@ def choose(log_format: str, config: Config) -> Display:
     """Return the display for ``auto``, ``live``, ``plain`` or ``json``: live in a terminal, else plain lines."""
     if log_format == "json":
         return Guarded(JsonDisplay())
-    if log_format == "live" or (log_format == "auto" and sys.stdout.isatty()):
+    if log_format == "live" or (log_format == "auto" and is_terminal()):
         return Guarded(LiveDisplay(config))
     return Guarded(PlainDisplay(config))
 
