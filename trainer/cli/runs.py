@@ -44,8 +44,15 @@ def evaluate(
             raise ConfigError(f"{target} holds weights without their network", "name it with --recipe or --config")
         weights, settings = store.normalise(target), resolve.load(recipe, file, overrides or [])
     else:
+        if recipe or file or overrides:
+            raise ConfigError(
+                f"{target} is a run, whose config is in its record",
+                "leave out --recipe, --config and --set: they are for a weights file",
+            )
         record = find_run(target, store.normalise(runs))
         weights, settings = evaluation.weights_of(record), record.config()
+    if not as_json:
+        say("Starting Ray to score the test set.", stderr=True)  # it takes seconds
     scores, _ = evaluation.evaluate(weights, settings, data, tasks, (lambda _: None) if as_json else say)
     if as_json:
         typer.echo(json.dumps(scores.as_dict()))
@@ -57,7 +64,7 @@ def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     runs: Runs = "runs",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the page; default: the run's, for several comparison/.")
+        Path | None, typer.Option(help="Folder for the page; default: the run's; for several comparison_A_B/.")
     ] = None,
 ) -> None:
     """Make a run's report again from its record, or compare several runs on one page."""
@@ -69,7 +76,7 @@ def report(
         for name, damage in seal.verify(record).items():
             say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
     if len(records) > 1:
-        beside = Path("comparison") if store.is_remote(storage) else Path(storage) / "comparison"
+        beside = (Path() if store.is_remote(storage) else Path(storage)) / page.comparison_name(records)
         written = str(page.write_comparison(records, output or beside))
     elif output is not None:
         written = str(page.write(records[0], output))

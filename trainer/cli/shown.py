@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from trainer.observe.summary import parts_of, wall_seconds
 from trainer.observe.text import clean, say
 
 if TYPE_CHECKING:
     from trainer.storage.record import Record
     from trainer.storage.schema import Result
+
+
+SHOWN_S = 0.005  # a shorter part of a run's time is shown as none
 
 
 def show_result(record: Record, result: Result, as_json: bool) -> None:
@@ -23,14 +27,12 @@ def show_result(record: Record, result: Result, as_json: bool) -> None:
         typer.echo(json.dumps({"event": "result", **result}))
         return
     show_scores(result)
-    parts = result["seconds"]
-    say(f"{parts['wall']:.1f} s in total")
-    rows = [
-        (f" {part.replace('_', '-')}", f"{seconds:.2f} s", f"{seconds / parts['wall']:.0%}" if parts["wall"] else "–")
-        for part, seconds in parts.items()
-        if part != "wall"
-    ]
-    show_columns(rows)
+    wall = wall_seconds(result) or 0.0
+    say(f"{wall:.1f} s in total")
+    parts = [(part, seconds) for part, seconds in parts_of(result).items() if abs(seconds) >= SHOWN_S]
+    show_columns(
+        [(f" {part.replace('_', '-')}", f"{s:.2f} s", f"{s / wall:.0%}" if wall else "–") for part, s in parts]
+    )
     say(f"Record: {place(record.place)}\nReport: {place(record.report)}")
 
 
@@ -44,6 +46,8 @@ def show_scores(scores: Mapping[str, Any]) -> None:
 def show_columns(rows: Sequence[tuple[str, ...]], styles: Sequence[str] | None = None) -> None:
     """Print aligned columns, each row on one line, however long: a table would wrap and shorten cells."""
     cells = [[clean(text) for text in row] for row in rows]
+    if not cells:
+        return
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row, style in zip(cells, styles or [""] * len(cells), strict=True):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

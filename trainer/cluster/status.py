@@ -20,6 +20,7 @@ from trainer.cluster.submit import find_rayjob
 from trainer.errors import LostConnectionError, TrainerError
 from trainer.observe.display import Event
 from trainer.observe.progress import Numbers
+from trainer.observe.summary import wall_seconds
 from trainer.storage import store
 from trainer.storage.schema import Point
 
@@ -268,6 +269,6 @@ def numbers(result: Mapping[str, Any] | None) -> str:
     with suppress(KeyError, TypeError, ValueError):
         if result is not None and result.get("test_accuracy") is not None:
             words = f"test accuracy {result['test_accuracy']:.2%}, test loss {result['test_loss']:.4f}"
-            total = f", {result['seconds']['wall']:.1f} s in total" if "seconds" in result else ""
-            return f"{words}{total}"
+            wall = wall_seconds(result)
+            return words if wall is None else f"{words}, {wall:.1f} s in total"
     return "its numbers are in the record"

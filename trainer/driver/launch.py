@@ -79,7 +79,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
             try:
                 for display in displays():  # a thread each: a terminal that is stopped stops no other
                     shown.enter_context(Tail(record, display))
-                _announce(plan, forked)
+                _announce(plan, forked, clock.began)
                 _train_on_ray(plan, attempt, lease.fence, data_folder)
             except (KeyboardInterrupt, SystemExit):
                 status = "interrupted"
@@ -91,7 +91,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
             return _finish(record, clock, mirror, plan, status, error)
 
 
-def _announce(plan: Plan, forked: bool) -> None:
+def _announce(plan: Plan, forked: bool, began: float) -> None:
     record = plan.record
     process = psutil.Process()
     record.add_event(
@@ -99,7 +99,7 @@ def _announce(plan: Plan, forked: bool) -> None:
             "event": "run_started",
             "pid": process.pid,
             "host": socket.gethostname(),
-            "process_created": round(process.create_time(), 3),
+            "process_created": round(began, 3),  # as in the result, so that a run has one wall time
         }
     )
     if plan.fork is not None and forked:
