@@ -198,7 +198,7 @@ def test_the_command_line_is_this_and_no_more():
             ]
         ),
         "evaluate": sorted([*common, "--data", "--json", "--storage", "--tasks"]),
-        "report": ["--output", "--storage"],
+        "report": ["--context", "--namespace", "--output", "--storage"],
         "checkpoints": ["--keep", "--storage"],
         "config": sorted([*common, "--schema"]),
         "submit": sorted(

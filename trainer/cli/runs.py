@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,14 @@ from typing import Annotated
 import typer
 
 from trainer import config, resolve
-from trainer.cli.options import Data, File, Overrides, Recipe, Runs
+from trainer.cli.options import Context, Data, File, Namespace, Overrides, Recipe, Runs
 from trainer.cli.shown import place, show_columns, show_scores
-from trainer.errors import CheckpointError, ConfigError
+from trainer.cluster.api import NoKubeconfigError
+from trainer.errors import CheckpointError, ConfigError, NoSuchRunError, TrainerError
 from trainer.observe.text import say
 from trainer.storage import checkpoints, seal, store
 from trainer.storage.mirror import find_run, push
+from trainer.storage.record import Record
 
 
 def register(app: typer.Typer) -> None:
@@ -64,27 +67,54 @@ def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     runs: Runs = "runs",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the page; default: the run's; for several comparison_A_B/.")
+        Path | None,
+        typer.Option(
+            help="Folder for the page; default: the run's, comparison_A_B/ for several, report_A/ from a log."
+        ),
     ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Make a run's report again from its record, or compare several runs on one page."""
+    """Make a run's report again from its record, or compare several runs on one page.
+
+    A run that is not in the storage is taken from the cluster, as far as its log has it.
+    """
     from trainer.observe import page
 
     storage = store.normalise(runs)
-    records = [find_run(target, storage) for target in targets]
-    for record in records:
-        for name, damage in seal.verify(record).items():
-            say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
-    if len(records) > 1:
-        beside = (Path() if store.is_remote(storage) else Path(storage)) / page.comparison_name(records)
-        written = str(page.write_comparison(records, output or beside))
-    elif output is not None:
-        written = str(page.write(records[0], output))
-    else:
-        page.write(records[0])
-        push(records[0])
-        written = records[0].report
+    with tempfile.TemporaryDirectory() as scratch:
+        records = [_find(target, storage, Path(scratch), context, namespace) for target in targets]
+        from_log = any(record.folder.parent == Path(scratch) for record in records)
+        if len(records) > 1:
+            beside = (Path() if store.is_remote(storage) else Path(storage)) / page.comparison_name(records)
+            written = str(page.write_comparison(records, output or beside))
+        elif output is not None or from_log:
+            written = str(page.write(records[0], output or Path(f"report_{records[0].name}")))
+        else:
+            page.write(records[0])
+            push(records[0])
+            written = records[0].report
     say(f"Report: {place(written)}")
+
+
+def _find(target: str, storage: str, scratch: Path, context: str | None, namespace: str | None) -> Record:
+    """Return a run's record in a storage, or what the cluster's log has of it; damage is said."""
+    from trainer.cluster import client
+
+    try:
+        record = find_run(target, storage)
+    except NoSuchRunError as missing:
+        try:
+            record = client.record_from_log(target, scratch, context=context, namespace=namespace)
+        except (NoKubeconfigError, ModuleNotFoundError):
+            raise missing from None
+        except TrainerError as error:
+            raise NoSuchRunError(f"{missing.problem}; {error.problem}", error.fix) from None
+        say(f"{target} is not in {place(storage)}: what the log on the cluster has of it is shown.", stderr=True)
+        return record
+    for name, damage in seal.verify(record).items():
+        say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
+    return record
 
 
 class Action(str, Enum):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from trainer.cluster import driver_log, rayjob, records, status
 from trainer.cluster import submit as submitting
@@ -31,6 +31,7 @@ from trainer.errors import ClusterError, NoSuchRunError, StorageError, TrainerEr
 from trainer.observe.display import Display, Event
 from trainer.storage import layout, store
 from trainer.storage.mirror import find_run
+from trainer.storage.record import Record
 from trainer.storage.schema import Point, Result
 
 __all__ = [
@@ -43,10 +44,14 @@ __all__ = [
     "follow",
     "list_runs",
     "logs",
+    "record_from_log",
     "status_of",
     "stop",
     "submit",
 ]
+
+
+NOT_OF_A_RECORD = {"metrics", "result", "message"}  # what a driver prints, and its events.jsonl does not have
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,36 @@ def logs(
         recent = [line for at, line in lines if earliest is None or at is None or at >= earliest]
         yield from recent if tail is None else recent[max(0, len(recent) - tail) :]
         tail = None
+
+
+def record_from_log(name: str, folder: Path, *, context: str | None = None, namespace: str | None = None) -> Record:
+    """Write a run's record into `folder` as far as its RayJob and its driver's log have it, and return it.
+
+    For where its storage cannot be reached. Config, points, events and result are in the log; confusion matrix,
+    mistakes, environment and weights are in the record alone.
+
+    Raises:
+        NoSuchRunError: the run does not exist, or `trainer submit` did not create it.
+    """
+    kube = connect(context, namespace)
+    config = rayjob.config_of(submitting.find_rayjob(kube, name))
+    if config is None:
+        raise NoSuchRunError(
+            f"{name} was not created by `trainer submit`, so its config is not known", "read its record with --storage"
+        )
+    record = Record(folder / name)
+    record.create(config, {})
+    log = driver_log.Log()
+    for batch in status.log_batches(kube, name, follow=False):
+        for event in (event for line in batch for event in log.take(line) if isinstance(event, dict)):
+            point = driver_log.as_point(event) if event["event"] == "metrics" else None
+            if point is not None:
+                record.add_point(point)
+            elif event["event"] not in NOT_OF_A_RECORD:
+                record.add_event(cast("Any", event))
+    if log.result is not None:
+        record.write_result(log.result)
+    return record
 
 
 def stop(

@@ -205,6 +205,23 @@ def test_list_prints_a_storages_runs_as_data(trainer, encoding, tmp_path):
     check_is_data(out, encoding)
 
 
+def test_report_of_a_run_on_the_cluster_is_made_of_its_log(kube, trainer, tmp_path):
+    submitted(kube, COMPLETE, line({"event": "metrics", **EPOCH}) + line(RESULT))
+    code, out, err = trainer("report", "r1")
+    assert (code, out) == (0, "Report: report_r1/report.html\n")
+    assert err == "r1 is not in runs: what the log on the cluster has of it is shown.\n"
+    html = (tmp_path / "report_r1" / "report.html").read_text()
+    assert "82.34%" in html
+    assert "this page was made without it" in html
+
+
+def test_report_of_a_run_that_is_nowhere_names_both_places(kube, trainer):
+    code, _, err = trainer("report", "r9")
+    assert code == ExitCode.STORAGE
+    assert "r9 is neither a run in " in err
+    assert "there is no run r9 in training of kind" in err
+
+
 def test_list_says_that_there_are_no_runs(kube, trainer):
     assert trainer("list")[1] == "There are no runs.\n"
 

@@ -191,6 +191,20 @@ def test_logs_are_the_records_when_the_rayjob_is_gone(kube, runs):
         list(client.logs("r1"))
 
 
+def test_a_record_is_made_of_a_log_where_its_storage_is_out_of_reach(logged, tmp_path):
+    record = client.record_from_log("r1", tmp_path)
+    assert record.config() == CONFIG
+    assert record.points() == [{key: value for key, value in SCORED.items() if key != "event"}]
+    assert record.events() == [STARTED]
+    assert record.result() == {key: value for key, value in WORDS[-1].items() if key != "event"}
+
+
+def test_no_record_is_made_of_a_run_without_a_config(kube, tmp_path):
+    kube.jobs["r1"] = rayjob(**RUNNING)
+    with pytest.raises(NoSuchRunError, match="r1 was not created by `trainer submit`"):
+        client.record_from_log("r1", tmp_path)
+
+
 def test_logs_without_a_kubeconfig_are_the_records(no_kubeconfig, runs):
     assert len(list(client.logs("r1"))) == 1
 
