@@ -181,7 +181,7 @@ def status_of(
 ) -> RunStatus:
     """Return how a run is getting on, what it waits for, and how it ended.
 
-    If its RayJob is gone, by its record in `storage`; without a kubeconfig by that, or by this machine's storage.
+    If the cluster has no such run, by its record in `storage`, or in this machine's storage.
 
     Raises:
         NoSuchRunError: the run does not exist.
@@ -206,9 +206,8 @@ def logs(
 ) -> Iterator[str]:
     """Yield the lines of a run's log as `submit` shows them, with `follow` to the run's end; with `raw` as printed.
 
-    Only the last `tail` lines, and those of the last `since_s` seconds, if given; then what is new. If the run's RayJob
-    is gone, the events and points of its record in `storage`; without a kubeconfig those in that, or in this machine's
-    storage.
+    Only the last `tail` lines, and those of the last `since_s` seconds, if given; then what is new. If the cluster has
+    no such run, the events, points and result of its record in `storage`, or in this machine's storage.
 
     Raises:
         NoSuchRunError: the run does not exist.
@@ -345,9 +344,10 @@ def local_storage() -> str:
 
 
 def _fallback(error: TrainerError, storage: str | None, name: str) -> str:
-    """Return the storage that has the record of a run which no cluster has; raise `error` if none has it."""
-    if storage is None and not isinstance(error, NoKubeconfigError):
-        raise error
+    """Return the storage that has the record of a run which no cluster has; raise `error` if none has it.
+
+    It is `storage`, or this machine's.
+    """
     place = local_storage() if storage is None else store.normalise(storage)
     if store.read(store.join(place, name, layout.CONFIG)) is None:
         raise type(error)(f"{error.problem}, and {place} has no run {name}", error.fix)

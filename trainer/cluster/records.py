@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -80,7 +81,9 @@ def describe(storage: str, name: str) -> RunStatus:
     place = store.join(storage, name)
     config_text = store.read(store.join(place, layout.CONFIG))
     if config_text is None:
-        raise NoSuchRunError(f"{storage} has no run {name}", "list its runs: trainer list --storage")
+        raise NoSuchRunError(
+            f"{storage} has no run {name}", f"list its runs: trainer list --storage {shlex.quote(storage)}"
+        )
     try:
         config = _config(config_text)
         result = _result(storage, name)

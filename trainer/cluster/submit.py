@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,13 +143,21 @@ def stop(kube: KubeClient, name: str, wait: bool = True, log: Callable[[str], No
     log(f"Stopping {name}: signalling its driver{' and waiting for its pods to end' if wait else ''}.")
     kube.annotate_rayjob(name, {rayjob.STOPPED_BY: rayjob.me()})
     time.sleep(READ_BY_FOLLOWERS_S)
-    job = remove(kube, job, wait)
-    had_started = rayjob.has_started(job)
     try:
+        job = remove(kube, job, wait)
+    finally:  # also if its pods take too long, or whoever waits presses Ctrl-C
+        listed = _keep_listed(kube, job)
+    return Stop(job, None, rayjob.has_started(job), listed)
+
+
+def _keep_listed(kube: KubeClient, job: KubeObject) -> bool:
+    """Put a suspended RayJob in the place of one that was deleted; return whether there is any now."""
+    with suppress(TrainerError):  # no right to create one, or the old one is still there: it is stopped all the same
         kube.create_rayjob(rayjob.stopped(job, rayjob.me()))
-    except TrainerError:  # no right to create one, or another submit was faster: it is stopped all the same
-        return Stop(job, None, had_started, listed=kube.rayjob(name) is not None)
-    return Stop(job, None, had_started)
+        return True
+    with suppress(TrainerError):
+        return kube.rayjob(job["metadata"]["name"]) is not None
+    return False
 
 
 def remove(kube: KubeClient, job: KubeObject, wait: bool = True) -> KubeObject:
@@ -168,7 +178,7 @@ def remove(kube: KubeClient, job: KubeObject, wait: bool = True) -> KubeObject:
         time.sleep(1.0)
     raise InterruptedRunError(
         f"RayJob {name} was deleted, but its pods still exist after {GONE_WITHIN_S:.0f} s",
-        f"see which: kubectl get pods -n {kube.namespace}",
+        f"see which: kubectl get pods -n {kube.namespace} --context {shlex.quote(kube.context)}",
     )
 
 

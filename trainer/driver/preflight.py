@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ def check_name_is_free(record: Record, config: Config) -> None:
         runs = store.parent(record.place)
         raise ConflictError(
             f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)})",
-            f"choose another --name, use the same config, or start from its checkpoint: trainer fork {record.name} NEW",
+            "choose another --name, use the same config, or start from its checkpoint: "
+            f"trainer fork {record.name} NEW --storage {shlex.quote(runs)}",
         )
 
 

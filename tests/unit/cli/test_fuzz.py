@@ -20,7 +20,7 @@ from trainer.cli import main
 from trainer.cluster import client, follow, status, submit, waiting
 from trainer.doctor import machine
 from trainer.driver import evaluate, launch
-from trainer.errors import ConfigError, ExitCode
+from trainer.errors import CheckpointError, ConfigError, ExitCode
 from trainer.storage.record import Record
 from trainer.training import fetch
 
@@ -143,7 +143,7 @@ def folder(tmp_path, monkeypatch):
         raise AssertionError("it was started")
 
     monkeypatch.setattr(launch, "run", started)
-    monkeypatch.setattr(evaluate, "evaluate", started)
+    monkeypatch.setattr(evaluate, "evaluate", mock.Mock(side_effect=CheckpointError("no weights")))
     return tmp_path
 
 

@@ -96,10 +96,16 @@ def test_status_is_the_rayjobs_while_there_is_one(kube, runs):
 
 def test_status_is_the_records_when_the_rayjob_is_gone(kube, runs):
     assert client.status_of("r1", storage=runs).state == "finished"
-    with pytest.raises(NoSuchRunError, match="no run r1 in training of kind, which has none; a run whose"):
-        client.status_of("r1")
+    with pytest.raises(NoSuchRunError, match=r"no run r3 in training of kind, which has none, and .*; a run whose"):
+        client.status_of("r3")
     with pytest.raises(NoSuchRunError, match=r"no run r2 in training .* and .*runs has no run r2; "):
         client.status_of("r2", storage=runs)
+
+
+def test_status_and_logs_know_this_machines_runs_as_list_does(kube, runs, monkeypatch):
+    monkeypatch.setenv("TRAINER_STORAGE", runs)
+    assert client.status_of("r1").state == "finished"
+    assert len(list(client.logs("r1"))) == 1
 
 
 def test_status_without_a_kubeconfig_is_the_records(no_kubeconfig, runs):
@@ -262,6 +268,14 @@ def test_a_run_is_stopped_also_without_the_right_to_keep_it_listed(kube, logged)
     kube.create_rayjob = lambda *_: (_ for _ in ()).throw(ClusterError("rights: no"))
     assert not client.stop("r1").listed
     assert kube.jobs == {}
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, TimeoutError])
+def test_a_run_stays_listed_if_waiting_for_its_pods_is_broken_off(kube, logged, monkeypatch, how):
+    monkeypatch.setattr(submit, "pods_of", lambda *_: (_ for _ in ()).throw(how()))
+    with pytest.raises(how):
+        client.stop("r1")
+    assert [row.state for row in client.list_runs(namespace="training").rows] == ["stopped"]
 
 
 def test_stop_need_not_wait_for_the_pods(kube, logged, monkeypatch):
