@@ -64,7 +64,7 @@ def test_kubectl_shows_the_progress_in_the_columns_of_the_docs(followed):
 def test_submitting_a_finished_run_again_shows_its_result_at_once(followed):
     code, command = trainer("submit", "--name", RUN, "--set", "epochs=2", "--workers", "2")
     assert code == ExitCode.OK
-    assert "exists already, with this config" in command.text
+    assert "has finished already, with this config" in command.text
     assert f"Run {RUN} finished: test accuracy" in command.text
 
 

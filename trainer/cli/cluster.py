@@ -29,7 +29,7 @@ from trainer.cli.options import (
     seconds_of,
 )
 from trainer.cli.shown import place, show_columns
-from trainer.errors import ExitCode, TrainerError
+from trainer.errors import ExitCode, InterruptedRunError, TrainerError
 from trainer.observe.text import date, duration, number, say
 from trainer.storage import store
 
@@ -90,17 +90,23 @@ def submit(
     """
     from trainer.cluster import client
 
-    run = client.submit(
-        run_name(name, recipe),
-        recipe=recipe,
-        file=file,
-        overrides=as_overrides(overrides, workers, gpu, cpus_per_worker),
-        cluster=cluster.value,
-        context=context,
-        namespace=namespace,
-        log=_note,
-        dry_run=dry_run,
-    )
+    named = run_name(name, recipe)
+    try:
+        run = client.submit(
+            named,
+            recipe=recipe,
+            file=file,
+            overrides=as_overrides(overrides, workers, gpu, cpus_per_worker),
+            cluster=cluster.value,
+            context=context,
+            namespace=namespace,
+            log=_note,
+            dry_run=dry_run,
+        )
+    except KeyboardInterrupt:
+        stopped = InterruptedRunError(f"Stopped while {named} was being submitted")
+        stopped.then = f"See whether it was: {again.command('status', named, context=context, namespace=namespace)}"
+        raise stopped from None
     where = f"{run.namespace} of {run.context}"
     if dry_run:
         can = "can be submitted" if run.created else "is there already, with this config"
@@ -120,7 +126,12 @@ def submit(
         **again.gpu_option(gpu),
     )
     if log_format is not LogFormat.JSON:
-        state = "submitted" if run.created else "exists already, with this config; joining it"
+        joined = (
+            "has finished already, with this config"
+            if run.has_finished
+            else "exists already, with this config; joining it"
+        )
+        state = "submitted" if run.created else joined
         say(f"Run {run.name} in {where}: {state}.")
     if wait:
         _follow(run, storage, log_format, again_line)

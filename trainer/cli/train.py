@@ -167,6 +167,8 @@ def _continued_by(words: str) -> Iterator[None]:
         stopped = InterruptedRunError("Stopped; the record so far is kept")
         stopped.then = hint
         raise stopped from None
+    except BrokenPipeError:  # nobody reads what it prints, and it may well have finished
+        raise
     except Exception:
         say(hint, stderr=True)
         raise

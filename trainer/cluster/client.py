@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from trainer.cluster import driver_log, rayjob, records, status
+from trainer.cluster import driver_log, outcome, rayjob, records, status
 from trainer.cluster import submit as submitting
 from trainer.cluster.api import KubeClient, KubeObject, NoKubeconfigError
 from trainer.cluster.follow import Watch
@@ -66,6 +66,12 @@ class Run:
     record: str | None  # URI of its record, as its pods know it
     kube: KubeClient
     job: KubeObject
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether it had finished before it was submitted now."""
+        ended = outcome.of_run(self.job)
+        return ended is not None and ended.status == "finished"
 
 
 @dataclass(frozen=True)
@@ -333,7 +339,7 @@ def list_runs(storage: str | None = None, *, context: str | None = None, namespa
 def _rows_here() -> list[RunRow]:
     """Return the runs of this machine's storage; there are none if nothing was ever kept in the default one."""
     place = local_storage()
-    if "TRAINER_STORAGE" not in os.environ and not Path(place).exists():
+    if not os.environ.get("TRAINER_STORAGE") and not Path(place).exists():
         return []
     return records.rows(place)
 

@@ -128,7 +128,7 @@ def test_submit_ends_with_the_numbers_and_the_record(kube, trainer):
     submitted(kube, COMPLETE, line(RESULT))
     code, out, err = trainer("submit", "--name", "r1")
     assert (code, err) == (0, "")
-    assert "Run r1 in training of kind: exists already, with this config; joining it." in out
+    assert "Run r1 in training of kind: has finished already, with this config." in out
     numbers = "test accuracy 90.00%, test loss 0.3000"
     assert out.splitlines()[-1] == f"Run r1 finished: {numbers}; its record is s3://runs/r1."
 
@@ -159,6 +159,20 @@ def test_ctrl_c_detaches(kube, trainer, monkeypatch):
     code, _, err = trainer("submit", "--name", "r1")
     assert code == ExitCode.INTERRUPTED
     assert err.splitlines()[1:] == ["Detached; the run continues.", *RETURN]
+
+
+def test_ctrl_c_while_submitting_says_how_to_see_whether_it_was(trainer, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "submit", interrupt)
+    monkeypatch.setattr(main.os, "_exit", sys.exit)
+    code, _, err = trainer("submit", "--name", "r1", "--context", "kind")
+    assert code == ExitCode.INTERRUPTED
+    assert err.splitlines() == [
+        "Stopped while r1 was being submitted.",
+        "See whether it was: trainer status r1 --context kind",
+    ]
 
 
 def test_status_prints_a_rayjobs_words_as_data(kube, trainer, encoding):
