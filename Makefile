@@ -1,6 +1,6 @@
 # The only command surface: `make` prints its help. CI calls these targets and no others.
+# For the GNU make 3.81 of macOS: each line of a recipe is one command, as .ONESHELL and .SHELLFLAGS are newer.
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 # What `make generate` writes.
-GENERATED := docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/fault-tolerance.md \
+GENERATED := docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
   helm/training/values.schema.json k8s/rayjob.yaml
 
 ##@ Use
@@ -35,7 +35,7 @@ train: .venv/.ready ## train on this machine: RECIPE=fast|seed|accurate, ARGS="-
 .PHONY: setup
 setup: .venv/.ready ## only make the environment in .venv
 
-##@ Run on Kubernetes (ENV=kind|gke|eks|aks, CONTEXT=name of an existing cluster)
+##@ Run on Kubernetes (ENV=kind|gke|eks|aks|openshift, CONTEXT=name of an existing cluster)
 
 .PHONY: deploy
 deploy: ## everything a run needs, from no cluster to ready: the steps below, each of which can be repeated
@@ -139,8 +139,8 @@ bench: .venv/.ready-dev ## our speed against the alternatives, side by side: ARG
 
 .PHONY: lock
 lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt from pyproject.toml again
-	$(UV) pip compile $(LOCK) --extra train --extra cluster -o requirements.txt pyproject.toml
-	$(UV) pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt \
+	"$(UV)" pip compile $(LOCK) --extra train --extra cluster -o requirements.txt pyproject.toml
+	"$(UV)" pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt \
 	  -o requirements-dev.txt pyproject.toml
 
 .PHONY: clean
@@ -152,17 +152,18 @@ help: ## this text
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv: requirements-uv.txt
-	@$(PYTHON) -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }
+	@"$(PYTHON)" tools/supported.py
+	@"$(PYTHON)" -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
 
 .venv/.ready: requirements.txt pyproject.toml | $(filter .uv/bin/uv,$(UV))
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Error: $(PYTHON) is older than Python 3.10: give a newer one, as in make PYTHON=python3.12 train."; exit 2; }
+	@"$(PYTHON)" tools/supported.py
 	@echo "Making the environment in .venv (once; PyTorch for GPUs is large) ..."
-	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@"$(UV)" venv --quiet --allow-existing --python "$$(command -v "$(PYTHON)")" .venv
+	@"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	@"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.ready-dev: requirements-dev.txt .venv/.ready
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	@"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
 	@touch $@

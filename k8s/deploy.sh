@@ -3,7 +3,11 @@
 #   k8s/deploy.sh STEP...   check-tools kind-create install-platform kind-load install-charts wait-ready
 #                           uninstall kind-delete
 # ENV names a folder of k8s/. kind makes its own cluster; the others, and CONTEXT, use one that is there.
+#
+# For bash 3.2 and the tools of Linux, BSD, macOS and busybox alike: what bash itself can do, no tool does, and a check
+# whose tool fails is a check that has failed.
 set -euo pipefail
+unset CDPATH # cd would go elsewhere, and say so
 cd "$(dirname "$0")/.."
 # shellcheck source=k8s/platform/versions.env
 . k8s/platform/versions.env
@@ -15,7 +19,11 @@ NAMESPACE=training
 PATIENCE_S=${PATIENCE_S:-300} # how long wait-ready and uninstall wait
 PYTHON=${PYTHON:-python3}
 values=k8s/$ENV/training.yaml
-own_cluster=$([ "$ENV" = kind ] && [ -z "${CONTEXT:-}" ] && echo yes || true)
+MONITORS=monitoring # the namespace of helm/monitoring
+[ "$ENV" != openshift ] || MONITORS=$NAMESPACE # its Prometheus sees the pods of a monitor's own namespace alone
+newline=$'\n'
+own_cluster=""
+if [ "$ENV" = kind ] && [ -z "${CONTEXT:-}" ]; then own_cluster=yes; fi
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 fail() { printf 'Error: %s\n' "$*" >&2; exit 2; }
@@ -41,22 +49,38 @@ check_tools() {
     fail "CONTEXT: kubectl has no current context; name one, as in make deploy ENV=$ENV CONTEXT=name."
 }
 
-environments() { for file in k8s/*/training.yaml; do basename "$(dirname "$file")"; done | tr '\n' ' ' | sed 's/ $//'; }
+environments() { # the names of all, in one line
+  local file names=""
+  for file in k8s/*/training.yaml; do
+    file=${file%/training.yaml}
+    names="$names ${file##*/}"
+  done
+  printf '%s' "${names# }"
+}
+
+has_kind_cluster() {
+  local clusters name
+  clusters=$(kind get clusters 2> /dev/null) || fail "kind cannot list its clusters; see kind get clusters."
+  for name in $clusters; do
+    if [ "$name" = "$CLUSTER" ]; then return 0; fi
+  done
+  return 1
+}
 
 kind_create() {
-  if [ -n "$own_cluster" ] && ! kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; then
+  if [ -n "$own_cluster" ] && ! has_kind_cluster; then
     kind create cluster --name "$CLUSTER" --config k8s/kind/cluster.yaml --wait 120s \
       ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
   fi
   local answer
   answer=$(kube version --request-timeout=10s 2>&1) ||
-    fail "CONTEXT: the cluster of $CONTEXT is unreachable: ${answer##*$'\n'}"
+    fail "CONTEXT: the cluster of $CONTEXT is unreachable: ${answer##*"$newline"}"
   say "cluster $CONTEXT answers"
 }
 
 install_platform() {
-  # The stack first: it has the definitions of the monitors.
-  chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
+  # The stack first: it has the definitions of the monitors. OpenShift has one of its own.
+  [ "$ENV" = openshift ] || chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
     "$PROMETHEUS_STACK_REPO" "$PROMETHEUS_STACK_VERSION"
   monitors # before Prometheus reads its first configuration: the next one takes up to three minutes
   chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" \
@@ -80,12 +104,30 @@ kind_load() {
   ${KIND_LOAD:-kind load docker-image} "$IMAGE" --name "$CLUSTER"
 }
 
-image_of_values() { awk '/^ +repository:/ {print $2; exit}' "$values"; }
+image_of_values() {
+  local key value
+  while read -r key value; do
+    if [ "$key" = repository: ]; then printf '%s' "$value"; return; fi
+  done < "$values"
+}
+
+# Those of the values outside comments, each once, in one line.
+placeholders() {
+  local line pattern='<[A-Z][A-Z-]*>' found=""
+  while IFS= read -r line || [ -n "$line" ]; do
+    line=${line%%#*}
+    while [[ $line =~ $pattern ]]; do
+      [[ " $found " == *" ${BASH_REMATCH[0]} "* ]] || found="$found ${BASH_REMATCH[0]}"
+      line=${line#*"${BASH_REMATCH[0]}"}
+    done
+  done < "$values" || return 1
+  printf '%s' "${found# }"
+}
 
 install_charts() {
-  local placeholders
-  placeholders=$(sed 's/#.*//' "$values" | grep -oE '<[A-Z-]+>' | sort -u | tr '\n' ' ') || true
-  [ -z "$placeholders" ] || fail "$values still has placeholders: ${placeholders% }; replace them (docs/clouds.md)."
+  local left
+  left=$(placeholders) || fail "$values cannot be read."
+  [ -z "$left" ] || fail "$values still has placeholders: $left; replace them (docs/clouds.md)."
   kube create namespace $NAMESPACE --dry-run=client -o yaml | kube apply -f - > /dev/null
   kube label namespace $NAMESPACE --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null
   [ "$ENV" != kind ] || object_store
@@ -98,13 +140,15 @@ monitors() {
   local own=k8s/$ENV/monitoring.yaml
   [ -f "$own" ] || own=helm/monitoring/values.yaml
   say "chart helm/monitoring"
-  release monitoring helm/monitoring --namespace monitoring --values "$own"
+  release monitoring helm/monitoring --namespace "$MONITORS" --values "$own"
 }
 
 object_store() {
   # Its keys are made here, once; they are in no file and no argument list.
+  local key
   kube -n $NAMESPACE get secret object-store > /dev/null 2>&1 || {
-    printf 'AWS_ACCESS_KEY_ID=training\nAWS_SECRET_ACCESS_KEY=%s\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" |
+    key=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(24))')
+    printf 'AWS_ACCESS_KEY_ID=training\nAWS_SECRET_ACCESS_KEY=%s\n' "$key" |
       kube -n $NAMESPACE create secret generic object-store --from-env-file=/dev/stdin > /dev/null
   }
   say "object store"
@@ -113,14 +157,17 @@ object_store() {
 
 wait_ready() {
   local until=$((SECONDS + PATIENCE_S)) waiting last=""
-  while waiting=$(unready) && [ -n "$waiting" ]; do
+  while waiting=$(unready) || true; [ -n "$waiting" ]; do
     [ "$waiting" = "$last" ] || printf '%s\n' "$waiting" | while read -r line; do say "waiting for $line"; done
     last=$waiting
-    ((SECONDS < until)) || fail "not ready after $PATIENCE_S s: $(tr '\n' ';' <<< "$waiting") see kubectl --context" \
+    ((SECONDS < until)) || fail "not ready after $PATIENCE_S s: ${waiting//$newline/; }; see kubectl --context" \
       "$CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
     sleep 1
   done
-  local job_note=""
+  local job_note="" prometheus="
+  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
+                                                                               Prometheus: http://localhost:9090"
+  [ "$ENV" != openshift ] || prometheus=""
   [ "$ENV" = kind ] || job_note=" (that of kind; yours is in the ConfigMap training-rayjob)"
   say "ready. Next:
   make setup                                                                   install the command, once
@@ -128,33 +175,40 @@ wait_ready() {
                                                                                start a run and follow it
   kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$job_note
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
-  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
-  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
-                                                                               Prometheus: http://localhost:9090"
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log$prometheus"
 }
 
 # A line for each pod, deployment and Prometheus that is not ready, with what it lacks.
 unready() {
   local namespace
   for namespace in monitoring kuberay-system $NAMESPACE; do
-    kube -n "$namespace" get deployments,statefulsets -o json | "$PYTHON" k8s/unready.py
+    unready_of -n "$namespace" get deployments,statefulsets
     # the pods of runs come and go: not part of the installation
-    kube -n "$namespace" get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name' -o json |
-      "$PYTHON" k8s/unready.py
+    unready_of -n "$namespace" get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name'
   done
-  kube -n monitoring get prometheuses.monitoring.coreos.com -o json | "$PYTHON" k8s/unready.py
+  unready_of -n monitoring get prometheuses.monitoring.coreos.com
   unread
+}
+
+unready_of() { # unready_of ARGUMENTS of kubectl: what cannot be asked is not ready either
+  local objects
+  objects=$(kube "$@" -o json 2> /dev/null) || { echo "an answer to kubectl --context $CONTEXT $*"; return; }
+  "$PYTHON" k8s/unready.py <<< "$objects" || echo "$PYTHON to read the answer to kubectl $*"
 }
 
 # The monitors that Prometheus does not know yet: a run before that would not be in it.
 unread() {
-  local config monitor
+  local config monitors monitor
   # some users may not ask, and some API servers cannot reach pods: then this is not waited for
   local proxy=/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy
   config=$(kube get --raw $proxy/api/v1/status/config 2> /dev/null) || return 0
-  for monitor in $(kube -n monitoring get podmonitors.monitoring.coreos.com -o name); do
-    [[ $config == *"podMonitor/monitoring/${monitor##*/}/"* ]] || echo "Prometheus to read its monitors (up to three minutes)"
-  done | sort -u
+  monitors=$(kube -n monitoring get podmonitors.monitoring.coreos.com -o name 2> /dev/null) || return 0
+  for monitor in $monitors; do
+    if [[ $config != *"podMonitor/monitoring/${monitor##*/}/"* ]]; then
+      echo "Prometheus to read its monitors (up to three minutes)"
+      return
+    fi
+  done
 }
 
 confirm() { # confirm QUESTION
@@ -173,7 +227,7 @@ uninstall() {
   say "runs and Ray clusters"
   kube -n $NAMESPACE delete rayjobs.ray.io,rayclusters.ray.io --all --ignore-not-found --timeout "${PATIENCE_S}s" 2> /dev/null || true
   say "charts"
-  for each in training/training monitoring/monitoring; do
+  for each in training/training "$MONITORS/monitoring"; do
     helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
   done
   if [ "$ENV" != kind ]; then
@@ -187,12 +241,16 @@ uninstall() {
   kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
   # made by the Prometheus operator, which makes it again as long as it runs
   kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null
-  kube get crds -o name | grep -E '\.(ray\.io|monitoring\.coreos\.com)$' | xargs -r kubectl --context "$CONTEXT" delete > /dev/null
+  local crds crd
+  crds=$(kube get crds -o name)
+  for crd in $crds; do
+    case $crd in *.ray.io | *.monitoring.coreos.com) kube delete "$crd" > /dev/null ;; esac
+  done
   say "only the cluster itself is left; make kind-delete removes it"
 }
 
 kind_delete() {
-  kind get clusters 2> /dev/null | grep -qx "$CLUSTER" || { say "there is no kind cluster $CLUSTER"; return; }
+  has_kind_cluster || { say "there is no kind cluster $CLUSTER"; return; }
   confirm "This removes the kind cluster $CLUSTER and the runs in its object store; their records cannot be restored."
   kind delete cluster --name "$CLUSTER"
 }

@@ -13,7 +13,7 @@ from support import proxy
 from support.training import OFTEN, Training
 
 from trainer.driver import environment
-from trainer.storage import store
+from trainer.storage import bucket as buckets
 from trainer.training import fetch
 
 
@@ -33,9 +33,9 @@ def between(s3, monkeypatch) -> Iterator[proxy.Proxy]:
     with proxy.before(s3["AWS_ENDPOINT_URL"]) as between:
         for name, value in s3.items():
             monkeypatch.setenv(name, value)
-        store._store.cache_clear()
+        buckets.client.cache_clear()
         yield between
-        store._store.cache_clear()
+        buckets.client.cache_clear()
 
 
 @pytest.fixture

@@ -1,34 +1,67 @@
 """What `make deploy` checks before it does anything. No cluster here: tests/cluster runs it for real."""
 
+import re
 import shutil
 import subprocess
+import sys
 
 import pytest
-from support.charts import ROOT
+from support.charts import ENVIRONMENTS, ROOT
 
-SHELL = (
-    "python3",
-    "bash",
-    "dirname",
-    "basename",
-    "date",
-    "sed",
-    "grep",
-    "sort",
-    "awk",
-    "env",
-    "head",
-    "od",
-    "tr",
-    "cat",
-)
+# All that the script's own lines need.
+SHELL = ("bash", "env", "dirname", "date", "sleep")
+# Its tools on other systems: those of busybox (Alpine, embedded) and toybox (Android), and a BSD's as far as that has
+# options of its own. A folder of links takes the place of the system's.
+BOXES = ("system", "busybox", "toybox")
+# Words of bash 4 and 5, which the 3.2 of macOS does not know, and options that only GNU's tools have.
+NEWER_THAN_BASH_3 = {
+    "mapfile": r"\b(mapfile|readarray|coproc)\b",
+    "declare -A": r"\b(declare|local|typeset) -[a-zA-Z]*[Ang]",
+    "case": r"\$\{\w+(\[[^]]*\])?(,|\^)",
+    "transformation": r"\$\{\w+@",
+    "redirection": r"&>>|\|&",
+    "wait -n": r"\bwait -n\b",
+    "negative index": r"\[-\d+\]|\$\{\w+: -|\$\{\w+:[^}:]*:-\d",
+    "test -v": r"\[\[? -v ",
+    "printf time": r"%\([^)]*\)T",
+    "empty array": r"(?<!\+)\"\$\{(?!source\[)\w+\[@\]\}\"",  # unset under set -u; `source` is never empty
+}
+ONLY_GNU = {
+    "xargs -r": r"\bxargs -\w*[rd]",
+    "sed": r"\bsed (-\w+ )*-(i|r|z)\b",
+    "date": r"\bdate (-d|--|-I)",
+    "readlink": r"\breadlink -|\brealpath\b",
+    "sort": r"\bsort -\w*[VhzR]",
+    "base64": r"\bbase64 (-w|--)",
+    "grep": r"\bgrep -\w*[Pz]",
+    "stat": r"\bstat -c",
+    "head": r"\bhead -(c|n -)",
+    "paste": r"\bpaste -sd \S+$",
+    "others": r"(?<![-\w])(timeout|nproc|tac|seq|shuf|numfmt|truncate)\s",
+}
+SCRIPTS = ("k8s/deploy.sh", ".ci/run", "tools/pictures.sh", "Makefile")
+
+
+@pytest.fixture(params=BOXES)
+def box(request):
+    """What the system's tools are replaced by."""
+    if request.param != "system" and not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, box):
     """A folder with what the script's own lines need, and no tool of the cluster."""
+    applets = []
+    if box != "system":
+        applets = subprocess.run(
+            [box, "--list"] if box == "busybox" else [box], capture_output=True, text=True, check=True
+        ).stdout.split()
     for name in SHELL:
-        (tmp_path / name).symlink_to(shutil.which(name))
+        of_box = name in applets and name not in ("bash", "env")
+        (tmp_path / name).symlink_to(shutil.which(box if of_box else name))
+    (tmp_path / "python3").symlink_to(sys.executable)
     return tmp_path
 
 
@@ -38,9 +71,9 @@ def pretend(path, name, answers="exit 0"):
     (path / name).chmod(0o755)
 
 
-def deploy(path, *steps, **environment):
+def deploy(path, *steps, script=ROOT / "k8s" / "deploy.sh", **environment):
     environment = {"PATH": str(path), "IMAGE": "image:1", **environment}
-    command = ["bash", str(ROOT / "k8s" / "deploy.sh"), *steps]
+    command = ["bash", str(script), *steps]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, input="")
 
 
@@ -67,10 +100,13 @@ def test_an_environment_that_is_none_is_refused_with_those_there_are(path):
         pretend(path, tool)
     done = deploy(path, "check-tools", ENV="moon")
     assert done.returncode == 2
-    assert "k8s/moon/training.yaml does not exist; ENV is one of aks eks gke kind" in done.stderr
+    assert f"k8s/moon/training.yaml does not exist; ENV is one of {' '.join(ENVIRONMENTS)}" in done.stderr
 
 
-@pytest.mark.parametrize("environment", ["gke", "eks", "aks"])
+CLOUDS = [name for name in ENVIRONMENTS if name != "kind"]
+
+
+@pytest.mark.parametrize("environment", CLOUDS)
 def test_values_that_still_hold_placeholders_are_refused_by_name(path, environment):
     for tool in ("kubectl", "helm"):
         pretend(path, tool, 'echo "$0 $*" >> "$CALLS"')
@@ -94,3 +130,132 @@ def test_every_command_goes_to_the_context_that_was_asked_for_and_no_other(path)
     deploy(path, "install-platform", "install-charts", ENV="kind", CONTEXT="other", CALLS=str(calls))
     assert calls.read_text().count("\n") >= 6
     assert [line for line in calls.read_text().splitlines() if "context other" not in line] == []
+
+
+def test_placeholders_are_named_once_and_comments_are_not_read(path):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool)
+    done = deploy(path, "install-charts", ENV="aks", CONTEXT="cloud")
+    assert "placeholders: <REGISTRY> <CONTAINER> <ACCOUNT> <CLIENT-ID>; replace them (docs/clouds.md)" in done.stderr
+
+
+def test_values_without_placeholders_are_installed(path, tmp_path_factory):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool, 'echo "$0 $*" >> "$CALLS"')
+    here = copy_of_k8s(tmp_path_factory.mktemp("a checkout with spaces") / "it is")
+    values = here / "k8s" / "gke" / "training.yaml"
+    values.write_text(
+        re.sub(r"(?m)^( *[^#\n]*)<[A-Z-]+>", r"\1x", re.sub(r"<[A-Z-]+>", "x", values.read_text())) + "# <X>"
+    )
+    calls = path / "calls"
+    done = deploy(path, "install-charts", script=here / "k8s" / "deploy.sh", ENV="gke", CONTEXT="c", CALLS=str(calls))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "helm upgrade --install --kube-context c" in calls.read_text()
+
+
+def test_openshift_keeps_its_prometheus_with_monitors_beside_the_pods(path, tmp_path_factory):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool, 'echo "$*" >> "$CALLS"')
+    here = copy_of_k8s(tmp_path_factory.mktemp("openshift"))
+    values = here / "k8s" / "openshift" / "training.yaml"
+    values.write_text(re.sub(r"<[A-Z-]+>", "x", values.read_text()))
+    calls = path / "calls"
+    steps = ("install-platform", "install-charts", "uninstall")
+    script = here / "k8s" / "deploy.sh"
+    done = deploy(path, *steps, script=script, ENV="openshift", CONTEXT="c", CALLS=str(calls))
+    assert (done.returncode, done.stderr) == (0, "")
+    helm = [line for line in calls.read_text().splitlines() if line.startswith(("upgrade", "uninstall"))]
+    assert [line for line in helm if "prometheus" in line or "gpu-operator" in line] == []
+    monitors = [line for line in helm if " monitoring" in line]
+    assert len(monitors) == 3
+    assert all("--namespace training" in line for line in monitors)
+
+
+def copy_of_k8s(folder):
+    """A checkout's scripts and values elsewhere."""
+    shutil.copytree(ROOT / "k8s", folder / "k8s")
+    return folder
+
+
+@pytest.mark.parametrize("broken", ["grep", "sed", "paste", "tr", "sort", "awk", "date", "basename", "xargs", "head"])
+def test_a_broken_tool_lets_no_placeholder_through(path, broken):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool, 'echo "$0 $*" >> "$CALLS"')
+    (path / broken).unlink(missing_ok=True)
+    pretend(path, broken, "exit 1")
+    done = deploy(path, "install-charts", ENV="gke", CONTEXT="cloud", CALLS=str(path / "calls"))
+    assert done.returncode == 2
+    assert "still has placeholders: <REGION> <PROJECT> <BUCKET>" in done.stderr
+    assert not (path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("tool", "answers", "waited"),
+    [
+        ("kubectl", "exit 1", "an answer to kubectl --context c -n monitoring get deployments,statefulsets"),
+        ("kubectl", "echo '{'", "to read the answer to kubectl -n monitoring get deployments,statefulsets"),
+        ("python3", "exit 1", "to read the answer to kubectl -n monitoring get deployments,statefulsets"),
+    ],
+    ids=["kubectl", "words", "python"],
+)
+def test_what_cannot_be_asked_is_not_ready(path, tool, answers, waited):
+    for each in ("kubectl", "helm"):
+        pretend(path, each, "echo '{\"items\": []}'")
+    (path / tool).unlink()
+    pretend(path, tool, answers)
+    done = deploy(path, "wait-ready", CONTEXT="c", PATIENCE_S="0")
+    assert done.returncode == 2
+    assert "Error: not ready after 0 s: " in done.stderr
+    assert waited in done.stderr
+    assert "ready. Next" not in done.stdout
+
+
+def test_what_is_ready_is_said_with_what_to_do_next(path):
+    pretend(path, "helm")
+    pretend(path, "kubectl", "[[ $* != *--raw* ]] && echo '{\"items\": []}'")  # who may not ask Prometheus
+    done = deploy(path, "wait-ready", ENV="gke", CONTEXT="c", PATIENCE_S="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "trainer submit --name tea --context c --namespace training" in done.stdout
+
+
+@pytest.mark.parametrize("clusters", ["fashion-mnist", "fashion-mnist-2", ""])
+def test_a_kind_cluster_is_made_only_if_there_is_none_of_its_name(path, clusters):
+    for tool in ("kubectl", "helm", "docker"):
+        pretend(path, tool)
+    pretend(path, "kind", f'[ "$1" != get ] || echo "{clusters}"; echo "$*" >> "$CALLS"')
+    deploy(path, "kind-create", CALLS=str(path / "calls"))
+    assert ("create cluster" in (path / "calls").read_text()) is (clusters != "fashion-mnist")
+
+
+def test_a_kind_that_cannot_list_its_clusters_removes_nothing(path):
+    for tool in ("kubectl", "helm", "docker"):
+        pretend(path, tool)
+    pretend(path, "kind", "exit 1")
+    done = deploy(path, "kind-delete", YES="1")
+    assert (done.returncode, "kind cannot list its clusters" in done.stderr) == (2, True)
+
+
+def test_only_the_definitions_of_the_platform_are_removed(path):
+    for tool in ("docker", "helm"):
+        pretend(path, tool)
+    names = "customresourcedefinition.apiextensions.k8s.io/"
+    crds = "\n".join(f"{names}{name}" for name in ("rayjobs.ray.io", "x.monitoring.coreos.com", "x.array.io.example"))
+    pretend(path, "kubectl", f'echo "$*" >> "$CALLS"; case "$*" in *"get crds"*) echo "{crds}" ;; esac')
+    done = deploy(path, "uninstall", CONTEXT="c", YES="1", CALLS=str(path / "calls"))
+    assert (done.returncode, done.stderr) == (0, "")
+    removed = [line for line in (path / "calls").read_text().splitlines() if f"delete {names}" in line]
+    assert [line.rpartition("/")[2] for line in removed] == ["rayjobs.ray.io", "x.monitoring.coreos.com"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_know_only_bash_3_and_what_all_systems_tools_do(script):
+    lines = (ROOT / script).read_text().splitlines()
+    words = {**NEWER_THAN_BASH_3, **ONLY_GNU}
+    code = [(number, re.sub(r"(^|\s)#.*", "", line)) for number, line in enumerate(lines, 1)]
+    assert [f"{name}: line {n}" for n, line in code for name, word in words.items() if re.search(word, line)] == []
+
+
+def test_the_makefile_needs_no_newer_make_than_macos_has():
+    text = (ROOT / "Makefile").read_text()
+    newer = r"^\.ONESHELL|!=|::=|\$\(file |\$\(guile |\$\(intcmp |\$\(let |^\s*undefine |&:|^\.SHELLFLAGS"
+    assert re.findall(newer, re.sub(r'".*?"|\[.*?\]', "", text), re.MULTILINE) == []

@@ -1,16 +1,29 @@
 """Security as installed: restricted pods, no token where none is needed, no secret in a job, closed network."""
 
+import copy
 import json
 
 import pytest
-from support.charts import clusters, env, job, one, pods, render, values_of
+from support.charts import ENVIRONMENTS, clusters, env, job, one, pods, render, values_of
 from support.network import Pod, reaches
 from support.pod_security import violations
+
+
+def as_admitted(manifests):
+    """The objects with what OpenShift puts into pods that leave it to the platform, before Pod Security is checked."""
+    manifests = copy.deepcopy(manifests)
+    for _, template in pods(manifests):
+        context = template["spec"]["securityContext"]
+        if context == {"runAsNonRoot": True}:
+            context |= {"runAsUser": 1000650000, "seccompProfile": {"type": "RuntimeDefault"}}
+    return manifests
+
 
 # ---- pods ------------------------------------------------------------------------------------------------------------
 
 
 def test_all_four_kinds_of_pod_pass_restricted_with_a_read_only_root(manifests):
+    manifests = as_admitted(manifests)
     for name, template in pods(manifests):
         assert violations(template["spec"]) == [], name
     for spec in clusters(manifests):
@@ -40,10 +53,15 @@ def test_the_checks_of_this_file_find_a_pod_that_is_not_restricted():
     assert len(violations(spec)) == 7
 
 
-def test_an_openshift_that_chooses_the_user_can_have_it():
-    security = {"runAsUser": None, "seccompProfile": None}
-    for _, template in pods(render({**values_of("defaults"), "security": security})):
+def test_on_openshift_the_platform_chooses_user_group_and_seccomp_profile():
+    manifests = render(values_of("openshift"))
+    containers = [spec["autoscalerOptions"] for spec in clusters(manifests)]
+    for _, template in pods(manifests):
         assert template["spec"]["securityContext"] == {"runAsNonRoot": True}
+        containers += template["spec"]["containers"] + template["spec"].get("initContainers", [])
+    chosen_by_the_platform = {"runAsUser", "runAsGroup", "fsGroup", "seccompProfile", "seLinuxOptions"}
+    for container in containers:
+        assert not chosen_by_the_platform & set(container["securityContext"])
 
 
 # ---- identities ------------------------------------------------------------------------------------------------------
@@ -192,6 +210,51 @@ def test_only_gke_needs_the_metadata_server():
         assert reaches(policies, worker, INTERNET, 443)
         assert not reaches(policies, worker, Pod(namespace=None, address="10.0.0.7"), 443)
         assert reaches(policies, worker, METADATA, 80) is (cloud == "gke")
+
+
+def test_on_openshift_names_come_from_the_port_of_its_dns_pods():
+    manifests = render(values_of("openshift"))
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    dns = Pod({"dns.operator.openshift.io/daemonset-dns": "default"}, "openshift-dns")
+    scraper = Pod({"app.kubernetes.io/name": "prometheus"}, "openshift-user-workload-monitoring")
+    for name, template in pods(manifests):
+        pod = Pod(template["metadata"]["labels"])
+        assert all(reaches(policies, pod, dns, 5353, protocol) for protocol in ("UDP", "TCP"))
+        assert not reaches(policies, pod, DNS, 53, "UDP")
+        assert reaches(policies, scraper, pod, 8080) is (name != "submitter")
+
+
+V6_INTERNET = Pod(namespace=None, address="2606:4700::1111")
+V6_PRIVATE = Pod(namespace=None, address="fd12:3456::7")
+V6_METADATA = Pod(namespace=None, address="fd00:ec2::254")
+V6_LINK_LOCAL = Pod(namespace=None, address="fe80::a9fe:a9fe")
+
+
+def test_addresses_of_ipv6_are_let_through_and_kept_out_as_those_of_ipv4():
+    manifests = render(values_of("defaults"))
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    head, worker = (Pod(dict(pods(manifests))[name]["metadata"]["labels"]) for name in ("head", "cpu"))
+    assert reaches(policies, head, V6_PRIVATE, 6443)  # the API server
+    assert reaches(policies, worker, V6_INTERNET, 443)  # the object store
+    assert not reaches(policies, worker, V6_PRIVATE, 443)
+    for pod in (head, worker):
+        assert not any(reaches(policies, pod, there, 443) for there in (V6_METADATA, V6_LINK_LOCAL))
+
+
+def test_every_rule_for_all_addresses_of_ipv4_has_one_of_ipv6():
+    for environment in (*ENVIRONMENTS, "defaults"):
+        for policy in (m for m in render(values_of(environment)) if m["kind"] == "NetworkPolicy"):
+            for rule in policy["spec"].get("egress", []):
+                blocks = {peer["ipBlock"]["cidr"] for peer in rule["to"] if "ipBlock" in peer}
+                assert ("0.0.0.0/0" in blocks) is ("::/0" in blocks)
+
+
+def test_where_pods_have_ipv6_alone_the_dashboard_listens_on_it():
+    def parameters(**network):
+        return clusters(render({**values_of("defaults"), "network": network}))[0]["headGroupSpec"]["rayStartParams"]
+
+    assert "dashboard-host" not in parameters()
+    assert parameters(ipFamily="IPv6")["dashboard-host"] == "::"
 
 
 def test_without_policies_no_policy_is_made():

@@ -194,19 +194,22 @@ def test_a_tpu_group_must_say_its_topology(refused):
 def test_a_large_number_stays_a_whole_number():
     # Helm reads numbers as floats, and prints those from a million on with an exponent
     month = 30 * 24 * 3600
-    job = {"activeDeadlineSeconds": month, "preRunningDeadlineSeconds": month, "ttlSecondsAfterFinished": month}
+    times = ("activeDeadlineSeconds", "preRunningDeadlineSeconds", "ttlSecondsAfterFinished", "lastScrapeSeconds")
+    job = dict.fromkeys(times, month)
     values = {
         **values_of("defaults"),
         "job": job,
         "autoscaler": {"idleTimeoutSeconds": month},
-        "groupDefaults": {"idleTimeoutSeconds": month},
+        "groupDefaults": {"idleTimeoutSeconds": month, "tmp": 10737418240, "shm": 1073741824},
+        "head": {"resources": {"limits": {"memory": 4294967296}}},
         "recovery": {"terminationGracePeriodSeconds": month, "nodeLossSeconds": month},
         "security": {"runAsUser": 1000650000},
     }
     text = generate.render(ROOT / "helm" / "training", values, "training")
     assert re.findall(r"[0-9.]+e[+][0-9]+", text) == []
     assert text.count(str(month)) > len(job)
-    assert "runAsUser: 1000650000" in text
+    for line in ("runAsUser: 1000650000", "sizeLimit: 10737418240", "sizeLimit: 1073741824", "memory: 4294967296"):
+        assert line in text
 
 
 def test_a_group_of_null_is_removed():

@@ -18,7 +18,7 @@ import pytest
 from support import kube
 from support.kube import CLUSTER, KEEP, ROOT, forwarded, get, job_ended, kubectl, make, name_of, objects, pods, wait_for
 
-from trainer.storage import store as stores
+from trainer.storage import bucket as buckets
 from trainer.storage.mirror import open_record
 from trainer.storage.record import Record
 
@@ -81,9 +81,9 @@ def store(deployed: str) -> Iterator[str]:
         patch.setenv("AWS_REGION", "us-east-1")
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(key, kube.secret("object-store", key))
-        stores._store.cache_clear()
+        buckets.client.cache_clear()
         yield "s3://runs"
-        stores._store.cache_clear()
+        buckets.client.cache_clear()
 
 
 class Prometheus:

@@ -84,7 +84,12 @@ FAULTS = {
         "there is no such bucket",
         ExitCode.STORAGE,
     ),
-    "keys that the store does not know": (wrong_keys, ("cpu", "storage"), "refuses this identity", ExitCode.STORAGE),
+    "keys that the store does not know": (
+        wrong_keys,
+        ("cpu", "storage"),
+        "does not accept these keys",
+        ExitCode.STORAGE,
+    ),
     "a store without an address": (
         lambda: chart("storage.endpoint=http://nosuch-store:7070"),
         ("cpu", "DNS"),

@@ -217,7 +217,7 @@ FAILING = {
         ["storage.existingSecret=wrong-keys"],
         [],
         ExitCode.STORAGE,
-        "the store refuses this identity; check the credentials",
+        "the store does not accept these keys",
     ),
     "diverges": (
         [],

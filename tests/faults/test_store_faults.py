@@ -81,7 +81,7 @@ def test_an_identity_that_is_refused_while_it_trains_ends_the_run_at_once(betwee
         seconds = time.monotonic() - began
         assert training.lines()[-1]["step"] < STEPS - 20
         assert len(training.groups()) == 1  # it was not tried again
-        assert "the store refuses this identity" in training.output()
+        assert "access denied (403)" in training.output()
         assert "Traceback" not in training.output()
     note(
         "the object store answers 403",

@@ -82,6 +82,7 @@ def test_a_run_without_an_intact_checkpoint_stops(tmp_path, data_folder):
     assert "start again under another name" in again.stderr
 
 
+@pytest.mark.slow
 def test_damaged_final_weights_are_refused_and_rebuilt_bit_by_bit(tmp_path, data_folder):
     arguments = ["train", "--name", "one", *RUN]
     assert run_trainer(tmp_path, *arguments).returncode == 0

@@ -8,6 +8,7 @@ import pytest
 from support.object_store import BUCKET, s3_server
 from support.runs import SMALL, run_trainer
 
+from trainer.storage import bucket as buckets
 from trainer.storage import store
 
 RUNS = f"s3://{BUCKET}/team a"
@@ -33,9 +34,9 @@ def run(server, tmp_path_factory, data_folder):
 def stored(server, monkeypatch):
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    store._store.cache_clear()
+    buckets.client.cache_clear()
     yield lambda name: store.read(f"{RUNS}/r1/{name}")
-    store._store.cache_clear()
+    buckets.client.cache_clear()
 
 
 def test_everything_of_a_run_is_in_the_bucket_and_nowhere_else(run, stored):

@@ -109,6 +109,7 @@ def test_its_name_with_another_config_is_refused_with_the_difference(finished):
     assert "epochs: 2 → 10" in other.stderr
 
 
+@pytest.mark.slow
 def test_an_environment_in_a_path_with_spaces_trains_as_well(tmp_path, data_folder):
     (tmp_path / "my project").mkdir()
     (tmp_path / "my project" / ".venv").symlink_to(sys.prefix)
@@ -136,6 +137,7 @@ def test_damaged_data_stops_a_run_before_it_starts(finished, tmp_path, data_fold
     assert not (tmp_path / "runs" / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_relative_data_folder_is_found_by_the_workers_too(tmp_path, data_folder):
     (tmp_path / "data").symlink_to(data_folder)
     small = [*SMALL, "--set", "epochs=1", "--set", "data.validation_samples=58000"]

@@ -15,7 +15,7 @@ def weights(folder, name):
     return hashlib.sha256((folder / "runs" / name / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_same_seed_gives_bitwise_the_same_weights(workers, tmp_path, data_folder):
     for name in ("a", "b"):
         done = run_trainer(tmp_path, "train", "--name", name, "--workers", str(workers), *REPEATABLE)
@@ -25,6 +25,7 @@ def test_the_same_seed_gives_bitwise_the_same_weights(workers, tmp_path, data_fo
     assert result_of(tmp_path, "a")["test_loss"] == result_of(tmp_path, "b")["test_loss"]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path, data_folder):
     for seed in (0, 1):
         done = run_trainer(tmp_path, "train", "--name", f"s{seed}", *REPEATABLE, "--set", f"seed={seed}")
@@ -40,6 +41,7 @@ def test_an_elastic_run_takes_the_workers_it_finds_room_for(tmp_path, data_folde
     assert sum(point["samples"] for point in points) == 60_000
 
 
+@pytest.mark.slow
 def test_small_batches_on_two_workers_are_warned_of(tmp_path, data_folder):
     small = ["--workers", "2", "--set", "global_batch_size=200", "--set", "data.validation_samples=59000"]
     done = run_trainer(tmp_path, "train", "--name", "w", *REPEATABLE, *small)
@@ -56,6 +58,7 @@ def test_json_logs_are_json_line_by_line_and_end_with_the_result(tmp_path, data_
     assert lines[-1]["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_cnn_is_the_same_on_every_worker(tmp_path, data_folder):
     small = ["--set", "model.blocks=[[8]]", "--set", "data.validation_samples=57000", "--set", "epochs=1"]
     for name, workers in (("one", "1"), ("two", "2")):

@@ -21,13 +21,21 @@ Manifest = dict[str, Any]
 
 
 class UniqueKeys(yaml.CSafeLoader):
-    """A loader that refuses a key given twice, which YAML parsers settle in different ways."""
+    """Kubernetes' YAML: its types are those of JSON, so a date is a string. A key given twice, which parsers settle in
+    different ways, is refused.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """As the base class, after a look at the keys."""
         keys = [key.value for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"key twice in {sorted(keys)}"
         return super().construct_mapping(node, deep=deep)
+
+
+UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":float", ":int", ":null"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def values_of(environment: str) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class FakeKube:
         self.created: list[Any] = []
         self.deleted: list[str] = []
 
+    def find_namespace(self) -> str:
+        return ""
+
     def job_templates(self) -> tuple[str, dict[str, str]]:
         return "training", self.templates
 

@@ -31,6 +31,8 @@ class Fault:
     cut: bool = False
     bytes_per_s: float | None = None
     of: Callable[[str, str], bool] = lambda method, path: True
+    ignores: str = ""  # a header that is taken off, as by a store that does not know it
+    refuses: str = ""  # a header: requests that have it are answered with `status`
 
 
 HEALTHY = Fault(share=0.0)
@@ -39,6 +41,8 @@ AWAY = Fault(status=503)
 FORBIDDEN = Fault(status=403)
 HOLE = Fault(hole=True)
 CUT = Fault(cut=True)
+UNCONDITIONAL = Fault(share=0.0, ignores="If-None-Match")
+NOT_IMPLEMENTED = Fault(status=501, refuses="If-None-Match")
 
 
 @dataclass
@@ -94,7 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.over.wait()
             self.close_connection = True
             return
-        failing = fault.status is not None and luck < fault.share
+        failing = (
+            fault.status is not None and luck < fault.share and (not fault.refuses or fault.refuses in self.headers)
+        )
         if failing:
             proxy.failed += 1
         if failing and (fault.share == 1.0 or luck < fault.share / 2):
@@ -135,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in HOP_BY_HOP:
+                if name.lower() not in HOP_BY_HOP | {self.proxy.fault.ignores.lower()}:
                     connection.putheader(name, value)
             connection.endheaders()
             self.proxy.uploading.append(self.path)

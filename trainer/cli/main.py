@@ -14,6 +14,7 @@ import typer
 from trainer import __version__
 from trainer.cli import cluster, runs
 from trainer.cli.train import fork, train
+from trainer.driver import interrupts
 from trainer.errors import ExitCode, TrainerError
 from trainer.observe.text import encode_safely, open_closed_streams, say
 
@@ -54,7 +55,8 @@ def main() -> None:
     if not os.environ.get("COLUMNS", "1").strip("0").isdigit():
         del os.environ["COLUMNS"]  # 0, as where nobody knows the width: Rich would print nothing
     try:
-        _run()
+        with interrupts.bounded():
+            _run()
     except BrokenPipeError:  # whoever read this, as in `trainer list | head -1`, has read enough
         _leave_quietly()
 

@@ -33,7 +33,10 @@ Overrides = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with the four Fashion-MNIST files; default: find or download them."),
+    typer.Option(
+        "--data",
+        help="Folder with the four Fashion-MNIST files, or a root of torchvision's; default: find or download them.",
+    ),
 ]
 Runs = Annotated[
     str,

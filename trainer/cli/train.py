@@ -29,6 +29,7 @@ from trainer.cli.options import (
 )
 from trainer.cli.shown import place, show_result
 from trainer.config import differences, from_mapping
+from trainer.driver import interrupts
 from trainer.errors import ExitCode, InterruptedRunError, TrainerError, error_facts
 from trainer.observe.text import say
 from trainer.storage import store
@@ -164,7 +165,7 @@ def _continued_by(words: str) -> Iterator[None]:
         error.then = hint
         raise
     except KeyboardInterrupt:  # before training, or while its end was written
-        stopped = InterruptedRunError("Stopped; the record so far is kept")
+        stopped = interrupts.reason() or InterruptedRunError("Stopped; the record so far is kept")
         stopped.then = hint
         raise stopped from None
     except BrokenPipeError:  # nobody reads what it prints, and it may well have finished

@@ -10,18 +10,20 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from trainer.cluster import kubeconfig
+from trainer.cluster.kubeconfig import NoKubeconfigError as NoKubeconfigError  # callers tell it from others
 from trainer.errors import ClusterError, ConflictError, LostConnectionError, ResourceError, TrainerError
 
 KubeObject = dict[str, Any]
 
 RAY_API = ("ray.io", "v1")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 DEFAULT_NAMESPACE = "training"  # where `make deploy` installs the chart
 IN_A_POD = "this pod's cluster"  # stands for the name of a context, where there is none
 PART_OF = "app.kubernetes.io/part-of=fashion-mnist-on-ray"
@@ -35,20 +37,21 @@ RIGHTS = [
     *(("get", "", resource) for resource in ("configmaps", "pods/log")),
     *(("list", "", resource) for resource in ("configmaps", "pods", "events")),
 ]
-# Without it the diagnosis of a pending pod is less exact: no namespaced role can grant it.
-OPTIONAL_RIGHTS = [("list", "", "nodes")]
+# No namespaced role can grant these. Without the first the diagnosis of a pending pod is less exact; without the other
+# --namespace must be given where the context's namespace is another.
+OPTIONAL_RIGHTS = [("list", "", "nodes"), ("list", "", "configmaps of all namespaces")]
 
 
 class AlreadyExistsError(ConflictError):
     """An object of this name exists."""
 
 
+class ForbiddenError(ClusterError):
+    """This user may not do that."""
+
+
 class ContainerNotStartedError(ClusterError):
     """The container has no log yet."""
-
-
-class NoKubeconfigError(ClusterError):
-    """No cluster was named, and no kubeconfig names one."""
 
 
 class KubeClient:
@@ -63,6 +66,7 @@ class KubeClient:
         self._clock_ahead_s = 0.0
         self.context = name
         self.namespace = namespace or default_namespace or DEFAULT_NAMESPACE
+        self._namespace_was_named = namespace is not None
 
     @property
     def clock_ahead_s(self) -> float:
@@ -73,6 +77,39 @@ class KubeClient:
     def now(self) -> float:
         """The time on the cluster, in seconds since 1970: its objects carry times of that clock."""
         return time.time() + self._clock_ahead_s
+
+    def find_namespace(self) -> str:
+        """Go to the one namespace with a release of the chart, unless one was named or the context's has one.
+
+        Return what to tell the user, or an empty string: minikube's and kind's contexts are in `default`.
+
+        Raises:
+            ClusterError: several other namespaces have a release, or this user may not look into them.
+        """
+        if self._namespace_was_named:
+            return ""
+        place = f"namespace: {self.namespace} of {self.context}"
+        try:
+            if self._list("list_namespaced_config_map", label_selector=JOB_TEMPLATE):
+                return ""
+            without = f"{place} has no release of helm/training"
+        except ForbiddenError:
+            without = f"{place} does not show you whether it has a release of helm/training"
+        try:
+            answer = self._core("list_config_map_for_all_namespaces", label_selector=JOB_TEMPLATE)
+        except LostConnectionError:
+            raise
+        except ClusterError:
+            raise ClusterError(
+                f"{without}, and you may not look into others", "name the right one with --namespace"
+            ) from None
+        found = sorted({config_map["metadata"]["namespace"] for config_map in (answer or {"items": []})["items"]})
+        if len(found) > 1:
+            raise ClusterError(f"{without}; {', '.join(found)} have one", f"name one, as in --namespace {found[0]}")
+        if not found:  # runs may outlive the chart, and what needs a release says that it is missing
+            return ""
+        self.namespace = found[0]
+        return f"Namespace {self.namespace} of {self.context}, the only one with a release of helm/training."
 
     def job_templates(self) -> tuple[str, dict[str, str]]:
         """Return the name of the chart's release in this namespace, and its job templates by key.
@@ -219,8 +256,10 @@ class KubeClient:
                 return None
             raise self._refusal(error) from None
         except (HTTPError, OSError) as error:
+            proxy = self._api.configuration.proxy
+            proxy = f" through the proxy {_without_password(proxy)}" if proxy else ""
             raise LostConnectionError(
-                f"cluster: the API server of {self.context} at {self._api.configuration.host} is unreachable "
+                f"cluster: the API server of {self.context} at {self._api.configuration.host} is unreachable{proxy} "
                 f"({_reason(error)})",
                 "check the network, or name another cluster with --context",
             ) from None
@@ -248,7 +287,7 @@ def refusal(status: int, message: str, where: str) -> TrainerError:
     if status == 401:
         return ClusterError(f"rights: {where} does not accept these credentials", "log in again, as for kubectl")
     if denied:
-        return ClusterError(
+        return ForbiddenError(
             f"rights: {denied[1]} may not {denied[2]} {denied[3]} in {where}",
             "ask the cluster's administrator to add this user to access.subjects in the values of helm/training",
         )
@@ -282,64 +321,48 @@ def _message(error: Any) -> str:
 def _reason(error: Exception) -> str:
     # urllib3 nests its errors: "HTTPConnectionPool(...): Max retries exceeded ... (NewConnectionError(...: refused))"
     text = str(getattr(error, "reason", None) or error)
-    return re.sub(r"^\[Errno \d+\] ", "", text.rsplit(": ", 1)[-1].strip("()"))[:200]
+    reason = re.sub(r"\[Errno -?\d+\] ", "", text.rsplit(": ", 1)[-1]).strip('()"')[:200]
+    return reason + ")" * (reason.count("(") - reason.count(")"))
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _connect(context: str | None) -> tuple[Any, str, str | None]:
     """Return a client of the API, the context's name, and its namespace if it has one."""
-    from kubernetes import client, config
+    import urllib3
+    from kubernetes import client
 
     settings = client.Configuration()
     settings.retries = False  # a follower retries, and says so
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        name, namespace = _load_service_account(settings)
+    else:
+        name, namespace = kubeconfig.load(context, settings)
+    if not settings.verify_ssl:  # by the kubeconfig: kubectl does not warn of it at each request either
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     try:
-        if context is None and in_pod:
-            config.load_incluster_config(client_configuration=settings)
-            return client.ApiClient(settings), IN_A_POD, None
-        if context is None:
-            _check_kubeconfig_names_a_cluster()
-        file = os.environ.get("KUBECONFIG")
-        contexts, active = config.list_kube_config_contexts(file)
-        namespaces = {known["name"]: known["context"].get("namespace") for known in contexts}
-        name = context or (active or {}).get("name")
-        if name not in namespaces:
-            raise ClusterError(
-                f"context: {name} is not in the kubeconfig, which has {', '.join(namespaces) or 'none'}",
-                "name one of these with --context" if namespaces else "set KUBECONFIG to another file",
-            )
-        config.load_kube_config(file, context=name, client_configuration=settings)
-    except TrainerError:
-        raise
-    except (
-        config.ConfigException,
-        yaml.YAMLError,
-        OSError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", urllib3.exceptions.DependencyWarning)  # the error below says it
+            return client.ApiClient(settings), name, namespace
+    except (urllib3.exceptions.HTTPError, AssertionError, ImportError, ValueError) as error:
         raise ClusterError(
-            f"context: the kubeconfig cannot be used ({_first_line(error)})",
-            "set KUBECONFIG, or name a context with --context",
+            f"cluster: the proxy {_without_password(settings.proxy)} before the API server of {name} cannot be used "
+            f"({error})",
+            "correct proxy-url in the kubeconfig, or HTTPS_PROXY; one for SOCKS needs the package PySocks",
         ) from None
-    return client.ApiClient(settings), str(name), namespaces[name]
 
 
-def _check_kubeconfig_names_a_cluster() -> None:
-    """Raise NoKubeconfigError if no kubeconfig exists, or all are empty: `kind delete cluster` leaves an empty one."""
-    paths = os.environ.get("KUBECONFIG") or "~/.kube/config"
-    files = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
-    existing = [file for file in files if file.exists()]
-    if all(map(_has_no_context, existing)):
-        problem = f"kubeconfig: {paths} names no cluster" if existing else f"kubeconfig: there is none at {paths}"
-        raise NoKubeconfigError(problem, "set KUBECONFIG to the file that names the cluster")
+def _load_service_account(settings: Any) -> tuple[str, str | None]:
+    from kubernetes import config
 
-
-def _has_no_context(file: Path) -> bool:
-    content = yaml.safe_load(file.read_text())
-    return content is None or (isinstance(content, dict) and not content.get("contexts"))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except (config.ConfigException, OSError) as error:
+        raise ClusterError(
+            f"service account: this pod has no usable token in {SERVICE_ACCOUNT} ({error})",
+            "set automountServiceAccountToken in its spec, or KUBECONFIG",
+        ) from None
+    namespace = SERVICE_ACCOUNT / "namespace"
+    return IN_A_POD, namespace.read_text().strip() if namespace.exists() else None

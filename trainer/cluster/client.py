@@ -7,7 +7,7 @@
 ('finished', 0.9018)
 
 Every function takes a ``context`` of the kubeconfig and a ``namespace``; by default the current context, and its
-namespace or `training`. None of them needs Ray or PyTorch.
+namespace or the one that has the chart. None of them needs Ray or PyTorch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from trainer.cluster.status import RunRow, RunStatus
 from trainer.config import Config
 from trainer.errors import ClusterError, NoSuchRunError, StorageError, TrainerError
 from trainer.observe.display import Display, Event
+from trainer.observe.text import say
 from trainer.storage import layout, store
 from trainer.storage.mirror import find_run
 from trainer.storage.record import Record
@@ -119,13 +120,16 @@ class _Silent:
 
 
 def connect(context: str | None = None, namespace: str | None = None) -> KubeClient:
-    """Return a client of one namespace of a cluster. Nothing is asked yet.
+    """Return a client of one namespace of a cluster. Without a name it is the one that has the chart.
 
     Raises:
         NoKubeconfigError: there is no kubeconfig.
-        ClusterError: it cannot be used, or has no such context.
+        ClusterError: it cannot be used, has no such context, or several namespaces have the chart.
     """
-    return KubeClient(context, namespace)
+    kube = KubeClient(context, namespace)
+    if note := kube.find_namespace():
+        say(note, stderr=True)
+    return kube
 
 
 def submit(

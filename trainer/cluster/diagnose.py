@@ -12,14 +12,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from trainer.cluster.api import KubeObject
+from trainer.cluster.patience import seconds
 from trainer.cluster.rayjob import KUEUE_QUEUE
 from trainer.errors import ExitCode
 
-OPERATOR_ANSWERS_S = 12.0  # a running operator picks up a new RayJob well before
-SETTLED_S = 20.0  # a problem that has lasted so long will not go away by itself
+OPERATOR_ANSWERS_S = 12.0  # a running operator picks up a new RayJob well before; then it is said that none does
 EVENT_COUNTS_S = 90.0  # an older event may be about what has been solved since
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable")
-NODE_IS_COMING = ("TriggeredScaleUp", "Nominated", "NominatedNode")  # cluster autoscaler, Karpenter
+NO_SUCH_IMAGE = re.compile(
+    r"not found|manifest unknown|unauthorized|denied|forbidden|no basic auth|invalid reference|InvalidImageName|"
+    r"ErrImageNeverPull|pull policy of Never",
+    re.IGNORECASE,
+)
+NODE_IS_COMING = ("TriggeredScaleUp", "Nominated", "NominatedNode")  # cluster-autoscaler, Karpenter
+NO_NODE_COMES = ("NotTriggerScaleUp", "FailedScaleUp")  # cluster-autoscaler; Karpenter says it as FailedScheduling
+# cluster-autoscaler's words for a node group that fits, and may grow later
+NOT_NOW = re.compile(r"in backoff|max node group size reached|limit reached|out of resources|stockout", re.IGNORECASE)
+# Where nodes come from no cloud: their `providerID`.
+LOCAL_NODES = ("", "kind", "k3s", "minikube", "docker")
 VALUES = "in the values of helm/training"
 
 
@@ -94,7 +104,7 @@ def _of_job(snapshot: Snapshot) -> Iterator[Problem]:
             f"running, or not watching namespace {namespace}",
             "install it: make install-platform",
             ExitCode.CLUSTER,
-            1.0,
+            seconds("operator") - OPERATOR_ANSWERS_S,
         )
 
 
@@ -112,7 +122,7 @@ def _of_events(snapshot: Snapshot) -> Iterator[Problem]:
                 f"quota: {subject} may not create a pod: exceeded quota {quota[1].rstrip('.')}",
                 f"wait for other runs to end, ask for less, or raise quota {VALUES}",
                 ExitCode.RESOURCES,
-                SETTLED_S / 2,
+                seconds("quota"),
             )
         elif "violates PodSecurity" in message or "admission webhook" in message or "is forbidden" in message:
             yield Problem(
@@ -120,7 +130,7 @@ def _of_events(snapshot: Snapshot) -> Iterator[Problem]:
                 f"admission: the cluster refuses a pod of {subject}: {_shortened(message)}",
                 "see the message of the policy above",
                 ExitCode.CLUSTER,
-                SETTLED_S / 2,
+                seconds("webhook" if "failed calling webhook" in message else "definite"),
             )
         elif reason.startswith("InvalidRayJob") or "ValidationFailed" in reason:
             yield Problem(
@@ -128,7 +138,7 @@ def _of_events(snapshot: Snapshot) -> Iterator[Problem]:
                 f"KubeRay: the operator refuses {subject}: {_shortened(message)}",
                 f"correct it {VALUES}",
                 ExitCode.CLUSTER,
-                SETTLED_S / 4,
+                seconds("definite"),
             )
 
 
@@ -162,7 +172,7 @@ def _of_containers(pod: KubeObject) -> Iterator[Problem]:
                 f"start: {_kind(pod)} pod {_name(pod)} cannot start: {_shortened(message)}",
                 _fix_of_reference(message),
                 ExitCode.CLUSTER,
-                SETTLED_S / 2,
+                seconds("reference"),
             )
         elif ended.get("reason") == "OOMKilled":
             limit = _container(pod, status["name"]).get("resources", {}).get("limits", {}).get("memory")
@@ -181,12 +191,13 @@ def _of_containers(pod: KubeObject) -> Iterator[Problem]:
                 f"code {ended.get('exitCode')}",
                 f"read its log: kubectl logs {_name(pod)} --previous",
                 ExitCode.CLUSTER,
-                SETTLED_S,
+                seconds("crash"),
             )
 
 
 def _no_image(pod: KubeObject, status: KubeObject, message: str) -> Problem:
     image = status.get("image") or _container(pod, status["name"]).get("image", "")
+    reason = status["state"]["waiting"].get("reason") or ""
     never_pulled = "is not present with pull policy of Never" in message or "ErrImageNeverPull" in message
     remedy = "load it into the nodes (kind: make image kind-load)" if never_pulled else "push it, or add a pull secret"
     return Problem(
@@ -194,7 +205,7 @@ def _no_image(pod: KubeObject, status: KubeObject, message: str) -> Problem:
         f"image: {image} cannot be pulled for {_kind(pod)} pod {_name(pod)} ({_shortened(message)})",
         f"correct image {VALUES}, or {remedy}",
         ExitCode.CLUSTER,
-        SETTLED_S / 2 if never_pulled else SETTLED_S,
+        seconds("definite" if NO_SUCH_IMAGE.search(f"{reason} {message}") else "registry"),
     )
 
 
@@ -217,7 +228,7 @@ def _of_volumes(pod: KubeObject, events: list[KubeObject]) -> Iterator[Problem]:
                 f"volume: {_kind(pod)} pod {_name(pod)} cannot mount a volume: {_shortened(message)}",
                 _fix_of_reference(message),
                 ExitCode.CLUSTER,
-                SETTLED_S,
+                seconds("reference" if "not found" in message else "volume"),
             )
 
 
@@ -227,13 +238,12 @@ def _of_scheduling(pod: KubeObject, snapshot: Snapshot) -> Iterator[Problem]:
         return
     message = scheduled.get("message") or ""
     pod_name = f"{_kind(pod)} pod {_name(pod)}"
-    about_pod = [event for event in snapshot.events if _subject(event) == f"Pod {_name(pod)}"]
-    scale_ups = [event for event in about_pod if event.get("reason") in NODE_IS_COMING]
-    if scale_ups:
+    answer = autoscaler_answer(pod, snapshot.events)
+    if answer and answer.get("reason") in NODE_IS_COMING:
         yield Problem(
             f"node for {_name(pod)}",
             f"node: {pod_name} has been pending for {age(pod, snapshot.now):.0f} s, and a node is being created for it "
-            f"({_shortened(scale_ups[-1].get('message') or '')})",
+            f"({_shortened(answer.get('message') or '')})",
             "wait",
             ExitCode.RESOURCES,
         )
@@ -243,13 +253,35 @@ def _of_scheduling(pod: KubeObject, snapshot: Snapshot) -> Iterator[Problem]:
             f"volume: {pod_name} waits for a volume that is not bound ({_shortened(message)})",
             "check kubectl get pvc, and the storage class",
             ExitCode.CLUSTER,
-            SETTLED_S,
+            seconds("volume"),
         )
     else:
-        yield _no_room(pod, snapshot, message)
+        yield _no_room(pod, snapshot, message, answer)
 
 
-def _no_room(pod: KubeObject, snapshot: Snapshot, message: str) -> Problem:
+def autoscaler_answer(pod: KubeObject, events: list[KubeObject]) -> KubeObject | None:
+    """Return the last event in which an autoscaler says whether it creates a node for a pod; None if none has."""
+    about_pod = [event for event in events if _subject(event) == f"Pod {_name(pod)}"]
+    answers = [event for event in about_pod if event.get("reason") in (*NODE_IS_COMING, *NO_NODE_COMES)]
+    answers += [event for event in about_pod if event.get("reason") == "FailedScheduling" and _is_by_karpenter(event)]
+    return max(answers, key=seen_at, default=None)
+
+
+def _is_by_karpenter(event: KubeObject) -> bool:
+    by = event.get("reportingComponent") or (event.get("source") or {}).get("component") or ""
+    return "karpenter" in by
+
+
+def _wait_for_room(snapshot: Snapshot, answer: KubeObject | None) -> float:
+    if answer is not None:
+        return seconds("node group" if NOT_NOW.search(answer.get("message") or "") else "definite")
+    local = snapshot.nodes is not None and all(
+        (node.get("spec") or {}).get("providerID", "").partition(":")[0] in LOCAL_NODES for node in snapshot.nodes
+    )
+    return seconds("no autoscaler" if local else "autoscaler")
+
+
+def _no_room(pod: KubeObject, snapshot: Snapshot, message: str, answer: KubeObject | None) -> Problem:
     insufficient = re.findall(r"Insufficient ([\w.\-/]+\w)", message)
     device = next((resource for resource in insufficient if "/" in resource), None)
     if device and nodes_with(device, snapshot.nodes) == 0:
@@ -263,13 +295,14 @@ def _no_room(pod: KubeObject, snapshot: Snapshot, message: str) -> Problem:
         what, fix = "no node fits", f"correct nodeSelector and tolerations {VALUES}, or add such nodes"
     group = (pod["metadata"].get("labels") or {}).get("ray.io/group")
     of_group = f" (group {group})" if group and group != "headgroup" else ""
+    said = f"; the autoscaler: {_shortened(answer.get('message') or '')}" if answer else ""
     return Problem(
         f"room for {_kind(pod)}",
         f"room: {what}: {_kind(pod)} pod {_name(pod)}{of_group} has been pending for {age(pod, snapshot.now):.0f} s "
-        f"({_shortened(message)})",
+        f"({_shortened(message)}){said}",
         fix,
         ExitCode.RESOURCES,
-        SETTLED_S,
+        _wait_for_room(snapshot, answer),
     )
 
 

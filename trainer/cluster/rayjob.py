@@ -50,6 +50,22 @@ def check_name(name: str) -> str:
     return name
 
 
+class _Loader(yaml.SafeLoader):
+    """As Kubernetes reads YAML, whose types are those of JSON: dates, a lone `=` and `<<` are strings."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0].rpartition(":")[2] not in ("timestamp", "value", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load(template: str) -> KubeObject:
+    """Return the object of one of the chart's templates."""
+    job: KubeObject = yaml.load(template, _Loader)  # noqa: S506 # a SafeLoader
+    return job
+
+
 def build(templates: dict[str, str], cluster: str, name: str, recipe: str, config: Config) -> KubeObject:
     """Return the RayJob of a run, from the chart's templates by key; its Ray cluster starts with the workers it needs.
 
@@ -75,7 +91,7 @@ def manifest(templates: dict[str, str], cluster: str, name: str, recipe: str, co
             f"--cluster: {cluster} needs a standing RayCluster, and the chart here has none",
             "set cluster.enabled=true in the values of helm/training, or leave the option out",
         )
-    job: KubeObject = yaml.safe_load(templates[key])
+    job = load(templates[key])
     job["metadata"]["name"] = name
     job["metadata"].setdefault("annotations", {}).update(
         {

@@ -15,12 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer.doctor.check import Check, State, failed, good
-from trainer.errors import DataError, ExitCode, StorageError
-from trainer.storage import store
+from trainer.driver import preflight, ray_cluster
+from trainer.errors import DataError, ExitCode, ResourceError, StorageError
+from trainer.storage import bucket, store
 from trainer.training import device, fetch
 
 SHM = Path("/dev/shm")  # noqa: S108 # where Ray keeps its objects, not a temporary file
 SHM_MIN_BYTES = 512 * 2**20
+AMD_DRIVER = Path("/dev/kfd")
 MAX_CLOCK_SKEW_S = 5.0  # a lease expires 20 s after its owner's last sign of life
 # "ray[default,train]==2.60.0; extra == 'train'" of the package's own requirements
 _REQUIRED = re.search(r"\bray\[[\w,]+\]==([\w.]+)", " ".join(requires("fashion-mnist-on-ray") or []))
@@ -33,6 +35,7 @@ def checks(where: str, runs: str, data: Path | None) -> list[Check]:
         check_versions(where),
         *check_devices(where),
         *check_shared_memory(where),
+        *check_ray_address(where),
         *check_dns(where, runs),
         check_storage(where, runs),
         check_data(where, data),
@@ -57,10 +60,20 @@ def _version(package: str) -> str:
 
 def check_devices(where: str) -> Iterator[Check]:
     """Check the cores; and for each NVIDIA GPU of the system, whether PyTorch can use it, and NCCL."""
-    yield good(where, "CPU", f"{device.cpu_count()} cores, {device.cpu_name()}")
+    usable, there = device.cpu_count(), os.cpu_count() or 1
+    limited = f" of {there} (affinity or cgroup quota)" if usable < there else ""
+    yield good(where, "CPU", f"{usable} {'core' if usable == 1 else 'cores'}{limited}, {device.cpu_name()}")
     has_driver = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
     if not has_driver:
-        yield good(where, "GPU", "none")
+        if AMD_DRIVER.exists():
+            fix = "nothing to do for runs on CPUs: AMD GPUs are not supported"
+            yield Check(where, "GPU", State.WARNING, "an AMD GPU, which runs cannot use", fix)
+        else:
+            yield good(where, "GPU", "none")
+        return
+    if device.gpu_kind() == "cuda" and not device.gpu_names():
+        fix = "repair the driver: nvidia-smi must list the GPUs"
+        yield Check(where, "GPU", State.BAD, "nvidia-smi is there, and lists no GPU", fix, ExitCode.RESOURCES)
         return
     import torch
 
@@ -91,10 +104,23 @@ def check_shared_memory(where: str) -> Iterator[Check]:
         yield good(where, "shared memory", found)
 
 
+def check_ray_address(where: str) -> Iterator[Check]:
+    """Check that a Ray cluster answers at RAY_ADDRESS, if that is set."""
+    address = ray_cluster.address()
+    if address is None:
+        return
+    try:
+        preflight.check_cluster(address)
+    except ResourceError as error:
+        yield failed(where, "RAY_ADDRESS", error)
+    else:
+        yield good(where, "RAY_ADDRESS", f"{address} answers: runs go there, not to this machine")
+
+
 def check_dns(where: str, runs: str) -> Iterator[Check]:
     """Check that the host of an object store's own endpoint has an address."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    host = urlsplit(endpoint).hostname if endpoint and store.is_remote(runs) else None
+    server = bucket.endpoint(runs) if store.is_remote(runs) else None
+    host = urlsplit(server).hostname if server else None
     if host is None:
         return
     try:
@@ -107,23 +133,16 @@ def check_dns(where: str, runs: str) -> Iterator[Check]:
 
 
 def check_storage(where: str, runs: str) -> Check:
-    """Write, read and delete an object in the storage of runs, and say by which credentials."""
-    probe = store.join(runs, f".doctor-{socket.gethostname()}-{os.getpid()}")
-    content = os.urandom(32)
+    """Try in the storage of runs what a run does there, and say by which credentials."""
     began = time.perf_counter()
     try:
         store.check(runs)  # fails within seconds where no store answers
-        store.write(probe, content)
-        returned = store.read(probe)
-        store.delete(probe)
     except StorageError as error:
         found = f"{error.problem} ({identity(runs)})"
         return Check(where, "storage", State.BAD, found, error.fix, error.exit_code)
-    if returned != content:
-        found = f"{runs} returned other bytes than were written"
-        return Check(where, "storage", State.BAD, found, "use a consistent object store", ExitCode.STORAGE)
     seconds = time.perf_counter() - began
-    return good(where, "storage", f"{runs}: written, read and deleted in {seconds:.2f} s as {identity(runs)}")
+    found = f"{runs}: written, created once, read, listed and deleted in {seconds:.2f} s as {identity(runs)}"
+    return good(where, "storage", found)
 
 
 def identity(runs: str) -> str:
@@ -143,16 +162,15 @@ def identity(runs: str) -> str:
 
 
 def check_data(where: str, data: Path | None) -> Check:
-    """Check whether the four files of Fashion-MNIST are there and intact; nothing is downloaded."""
-    folder = data or Path(os.environ.get("FASHION_MNIST_DIR") or fetch.PACKAGE_FOLDER)
-    if not folder.exists() and data is None:
-        fix = "nothing to do: a run looks in its cache, then downloads the files"
-        return Check(where, "data", State.WARNING, f"not in {folder}", fix)
+    """Check whether the four files of Fashion-MNIST are where a run looks for them; nothing is downloaded."""
     try:
-        verified = fetch.find_dataset(folder, lambda _: None)
+        found = fetch.find_here(data)
     except DataError as error:
         return failed(where, "data", error)
-    return good(where, "data", f"verified in {verified}")
+    if found is None:
+        fix = "nothing to do: a run downloads them (30 MB); without internet, give --data"
+        return Check(where, "data", State.WARNING, "not on this machine yet", fix)
+    return good(where, "data", f"verified in {found}")
 
 
 def check_clock(where: str, ahead_s: float, other: str) -> Check:

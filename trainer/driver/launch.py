@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from trainer.driver import environment, fork, preflight, ray_cluster, worker
+from trainer.config import Config
+from trainer.driver import environment, fork, interrupts, preflight, ray_cluster, starting, worker
 from trainer.driver.preflight import Plan
 from trainer.driver.ray_errors import described, is_death, ran_out_of_memory, why_it_ended
 from trainer.errors import (
@@ -66,6 +67,8 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
     data_began = time.time()
     data_folder = fetch.find_dataset(plan.data_folder, log).absolute()  # Ray's workers run in another folder
     clock.data_seconds = time.time() - data_began
+    if not ray_cluster.is_own():  # else they only follow when Ray has been imported
+        ray_cluster.load()
     with _terminate_as_interrupt(), Lease(record.place, lost=_interrupt) as lease:
         attempt = 1 + sum(event["event"] == "training_started" for event in record.events())
         # before the folder is a run: if it were killed in between, it would start at the first step
@@ -73,7 +76,10 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
         record.restart()
         record.create(plan.config, environment.describe())
         mirror = Mirror(record, lease.poll)
-        with ExitStack() as shown:  # to the very end: the last push may have to wait for the storage, and says so
+        with (
+            interrupts.at_last(lambda: _note_stop(record, clock)),
+            ExitStack() as shown,
+        ):  # to the very end: the last push may have to wait for the storage, and says so
             status: Status = "finished"
             error: Exception | None = None
             try:
@@ -82,8 +88,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
                 _announce(plan, forked, clock.began)
                 _train_on_ray(plan, attempt, lease.fence, data_folder)
             except (KeyboardInterrupt, SystemExit):
-                status = "interrupted"
-                error = InterruptedRunError(f"Stopped {how_far(record)}; the record so far is kept")
+                status, error = _why_stopped(record)
             except Exception as failure:  # noqa: BLE001 # returned below, when the record is complete
                 status = "failed"
                 error = failure
@@ -106,6 +111,17 @@ def _announce(plan: Plan, forked: bool, began: float) -> None:
         record.add_event({"event": "forked", "checkpoint": plan.fork.uri})
     for warning in [*plan.damage, *preflight.warnings(plan.config)]:
         record.add_event({"event": "warning", "message": warning})
+
+
+def _note_stop(record: Record, clock: Clock) -> None:
+    """Write how the run ended, where the main thread cannot."""
+    record.write_result(summarise(record, clock, *_why_stopped(record)))
+
+
+def _why_stopped(record: Record) -> tuple[Status, TrainerError]:
+    if (error := interrupts.reason()) is not None:
+        return "failed", error
+    return "interrupted", InterruptedRunError(f"Stopped {how_far(record)}; the record so far is kept")
 
 
 def _check_still_owned(lease: Lease, status: Status, error: Exception | None) -> None:
@@ -170,13 +186,21 @@ def _joined(failures: list[Exception]) -> Exception | None:
 
 
 def _train_on_ray(plan: Plan, attempt: int, fence: int, data_folder: Path) -> None:
-    ray_cluster.set_timings()
     own = ray_cluster.is_own()
     try:
-        with ray_cluster.connected():
+        with starting.Watch(plan.record, _needs(plan)), ray_cluster.connected():
             _fit(plan, attempt, fence, data_folder if own else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.file(layout.RAY), ignore_errors=True)
+
+
+def _needs(plan: Plan) -> starting.Needs:
+    fewest, _ = plan.config.worker_range
+    return starting.Needs(fewest, plan.cpus_per_worker, int(_needs_gpus(plan.config)))
+
+
+def _needs_gpus(config: Config) -> bool:
+    return config.gpu and device.gpu_kind() != "mps"  # Ray does not count a Mac's GPU, and there is only one
 
 
 def _fit(plan: Plan, attempt: int, fence: int, data_folder: Path | None) -> None:
@@ -184,8 +208,12 @@ def _fit(plan: Plan, attempt: int, fence: int, data_folder: Path | None) -> None
     from ray.train import TrainingFailedError
 
     before = signal.getsignal(signal.SIGINT)
+    trainer = build_trainer(plan, attempt, fence, data_folder)
     try:
-        build_trainer(plan, attempt, fence, data_folder).fit()
+        trainer.fit()
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     except TrainingFailedError as failure:
         raise why_it_ended(failure) from failure
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as failure:
@@ -195,7 +223,7 @@ def _fit(plan: Plan, attempt: int, fence: int, data_folder: Path | None) -> None
             retry=is_death(failure) or ran_out_of_memory(failure),
         ) from failure
     finally:
-        signal.signal(signal.SIGINT, before)  # Ray leaves its own handler, which asks a controller that is gone
+        signal.signal(signal.SIGINT, before)  # fit sets one of its own
 
 
 def build_trainer(plan: Plan, attempt: int, fence: int, data_folder: Path | None) -> Any:
@@ -223,7 +251,7 @@ def build_trainer(plan: Plan, attempt: int, fence: int, data_folder: Path | None
         },
         "scaling_config": api.ScalingConfig(
             num_workers=(fewest, most) if config.elastic else fewest,
-            use_gpu=config.gpu and device.gpu_kind() != "mps",  # Ray does not count a Mac's GPU, and there is only one
+            use_gpu=_needs_gpus(config),
             resources_per_worker={"CPU": plan.cpus_per_worker},
         ),
         "run_config": api.RunConfig(

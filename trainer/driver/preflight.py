@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainer.config import Config, differences, parse_workers
-from trainer.driver import fork
+from trainer.driver import fork, ray_cluster
 from trainer.driver.fork import Fork
 from trainer.errors import ConflictError, ResourceError
 from trainer.storage import seal, store
@@ -75,7 +75,7 @@ def check_worker_count(settings: Mapping[str, Any]) -> None:
     """
     fewest, most = parse_workers(settings.get("workers", 1))
     cores = device.cpu_count()
-    if "RAY_ADDRESS" not in os.environ and cores < fewest <= most:  # a range that is none is refused elsewhere
+    if ray_cluster.is_own() and cores < fewest <= most:  # a range that is none is refused elsewhere
         plural = "core" if cores == 1 else "cores"
         raise ResourceError(
             f"workers: {settings['workers']} need at least one CPU core each, and this machine has {cores} {plural}",
@@ -90,7 +90,7 @@ def check_resources(config: Config) -> int:
         ResourceError: this machine lacks the CPU cores or GPUs for the workers, or the cluster is unreachable.
     """
     fewest, most = config.worker_range
-    if address := os.environ.get("RAY_ADDRESS"):
+    if address := ray_cluster.address():
         check_cluster(address)
         return config.cpus_per_worker or 1  # a cluster may grow: Ray knows better
     cores = device.cpu_count()
@@ -110,13 +110,26 @@ def check_cluster(address: str) -> None:
     """Try to connect to a Ray cluster: Ray itself would try for minutes.
 
     Raises:
-        ResourceError: nothing answers at `address`, a host and port.
+        ResourceError: nothing answers at `address`, or it is not the address of a Ray cluster's head.
     """
-    match = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
-    if not match:  # such as `auto`: for Ray to understand
+    scheme, separator, rest = address.rpartition("://")
+    if separator:
+        what = {"ray": "Ray Client, which cannot run Ray Train"}.get(scheme, "Ray's dashboard and Jobs API")
+        host = urlsplit(f"//{rest}").hostname or "HOST"
+        raise ResourceError(
+            f"RAY_ADDRESS: {address} is the address of {what}",
+            f"run this on the cluster, with RAY_ADDRESS={host}:6379; from outside: trainer submit",
+        )
+    if address == "auto":  # for Ray to find
         return
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=CLUSTER_ANSWERS_S).close()
+        place = urlsplit(f"//{address}")
+        if not place.hostname or place.port is None:
+            raise ValueError
+    except ValueError:
+        raise ResourceError(f"RAY_ADDRESS: {address} is not a host and a port", "write it as HOST:6379") from None
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=CLUSTER_ANSWERS_S).close()
     except OSError as error:
         raise ResourceError(
             f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error})",
@@ -127,7 +140,13 @@ def check_cluster(address: str) -> None:
 def _check_gpus(workers: int) -> None:
     gpus = device.gpu_count()
     if not gpus:
-        raise ResourceError("gpu: true, but this machine has no GPU that PyTorch can use", "train without --gpu")
+        found = (
+            "nvidia-smi lists none" if device.gpu_kind() == "cuda" else "this machine has no GPU that PyTorch can use"
+        )
+        if device.gpu_names():
+            found = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')} leaves none"
+        fix = "repair the driver, or train without --gpu" if device.gpu_kind() == "cuda" else "train without --gpu"
+        raise ResourceError(f"gpu: true, but {found}", fix)
     if workers > gpus:
         raise ResourceError(f"workers: {workers} need a GPU each, and this machine has {gpus}", f"use --workers {gpus}")
 

@@ -6,10 +6,13 @@ import os
 import secrets
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import trainer
 from trainer.errors import ResourceError, one_line
 from trainer.training import device
 
@@ -21,19 +24,48 @@ TIMINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",  # a frozen worker is replaced after this; Ray's default is 600
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",  # of a notice of 15 s, Ray's default of 5 s would lose a third
 }
+# What a user's environment may say to Ray and a run must not follow, each with the reason.
+OVERRIDDEN = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would start each worker with `uv run` again, and hang
+    "RAY_TRAIN_V2_ENABLED": "1",  # ray_train.py extends the second version of Ray Train
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # of Ray Tune: paths would mean other places
+    # Ray's page about each process that died would interrupt our lines, which say it in one
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
+}
+# Ray runs it in the driver, and it may replace the workers' environment; RAY_JOB_CONFIG_JSON_ENV_VAR belongs to a job
+# that Ray itself started, and must stay.
+REMOVED = ("RAY_RUNTIME_ENV_HOOK",)
+MAX_SOCKET_PATH = 103  # bytes, on macOS; Linux has four more
+SOCKET_BELOW_TEMP = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+
+
+def address() -> str | None:
+    """Return the address of the Ray cluster to join; None to start one on this machine."""
+    given = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if given in ("", "local") else given
 
 
 def is_own() -> bool:
     """Whether Ray is started for this command alone, on this machine."""
-    return "RAY_ADDRESS" not in os.environ
+    return address() is None
 
 
 def set_timings() -> None:
-    """Put TIMINGS into the environment, before Ray is imported; what is set there already wins."""
+    """Put TIMINGS into the environment, before Ray is imported, where they are not set; and OVERRIDDEN in any case."""
     for name, seconds in TIMINGS.items():
         os.environ.setdefault(name, seconds)
+    os.environ.update(OVERRIDDEN)
+    for name in REMOVED:
+        os.environ.pop(name, None)
     if is_own():  # a laptop is not preempted, and the watcher is one more process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+def load() -> None:
+    """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it."""
+    set_timings()
+    import ray.train  # takes a second: only after everything that can be checked is
+    import ray.util.metrics  # noqa: F401 # what the thread of the exporter uses
 
 
 @contextmanager
@@ -41,13 +73,13 @@ def connected() -> Iterator[None]:
     """Connect to the Ray cluster that RAY_ADDRESS names, else start one on this machine for as long as it is needed.
 
     Raises:
-        ResourceError: what answers at RAY_ADDRESS is not a Ray cluster, or refuses.
+        ResourceError: what answers at RAY_ADDRESS is not a Ray cluster, or refuses; Ray does not start here.
     """
     if is_own():
+        os.environ.pop("RAY_ADDRESS", None)  # set to nothing, Ray takes it for an address
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
-    # Ray's page about each process that died would interrupt our lines, which say it in one
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
-    import ray  # takes a second: only after everything that can be checked is
+    load()
+    import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if is_own():
@@ -56,18 +88,53 @@ def connected() -> Iterator[None]:
             "num_cpus": device.cpu_count(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
+            **_temp_folder(),
         }
         if shlex.quote(sys.executable) != sys.executable:  # Ray passes it to a shell as it is: a space would split it
             options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise ResourceError(
-            f"RAY_ADDRESS: Ray cannot join {os.environ.get('RAY_ADDRESS', 'its own cluster')} ({one_line(error)})",
-            "check the address and RAY_AUTH_TOKEN, or unset it to train on this machine",
-        ) from error
+        with _in_a_folder_without_a_users_modules():
+            ray.init(**options)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:  # all that Ray raises at its start
+        raise _refusal(error) from error
     try:
         yield
     finally:
         if is_own():
             ray.shutdown()
+
+
+def _refusal(error: Exception) -> ResourceError:
+    reason = one_line(error)
+    if is_own():
+        return ResourceError(f"Ray does not start on this machine ({reason})", "run `trainer doctor`; see Ray's log")
+    fix = "check the address and RAY_AUTH_TOKEN, or unset it to train on this machine"
+    if "ersion mismatch" in str(error):  # Ray says it only in words
+        fix = "use an environment with the cluster's versions of Ray and Python, or unset it to train on this machine"
+    if "uthentication" in str(error):
+        fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
+    return ResourceError(f"RAY_ADDRESS: Ray cannot join {address()} ({reason})", fix)
+
+
+def _temp_folder() -> dict[str, str]:
+    """Ray's folder for temporary files, if the usual one is too long for the sockets in it, as Slurm's often are."""
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) + SOCKET_BELOW_TEMP <= MAX_SOCKET_PATH:
+        return {}
+    return {"_temp_dir": f"/tmp/ray-{os.getuid()}"}  # noqa: S108 # Ray makes a folder of its own in it
+
+
+@contextmanager
+def _in_a_folder_without_a_users_modules() -> Iterator[None]:
+    """Start Ray in a folder that its workers may import from: they search it first, before what is installed.
+
+    In a user's working folder a `config.py` or `trainer.py` would take the place of ours.
+    """
+    ours = Path(trainer.__file__).parents[1]
+    before = Path.cwd()
+    # a checkout is where workers find the package; what is installed they find by themselves
+    os.chdir(sys.prefix if ours.name in ("site-packages", "dist-packages") else ours)
+    try:
+        yield
+    finally:
+        os.chdir(before)

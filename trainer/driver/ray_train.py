@@ -1,13 +1,14 @@
 """Everything that leans on private parts of Ray Train: the only place to read when Ray's version changes.
 
 Ray Train 2.60 has no public way to decide about retries by cause, to leave out the helper processes of a shared
-cluster, or to give each worker the number of its attempt. `RunTrainer` does these three things to Ray's own trainers;
-`tests/unit/driver/test_ray_train.py` names the version they were written for.
+cluster, to give each worker the number of its attempt, or to stop at once. `RunTrainer` does these things to Ray's own
+trainers; `tests/unit/driver/test_ray_train.py` names the version they were written for.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 from ray.train.v2._internal.execution.callback import WorkerCallback
@@ -22,6 +23,7 @@ from trainer.driver.recorder import Recorder
 from trainer.driver.recovery import Recovery
 
 RAY_VERSION = "2.60.0"
+ABORTS_WITHIN_S = 1.5
 ATTEMPT = "TRAINER_ATTEMPT"  # in the environment of a worker: the number of its attempt
 
 
@@ -74,6 +76,21 @@ class RunTrainer:
 
     recovery: Recovery
     own_cluster: bool
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Let Ctrl-C raise KeyboardInterrupt at once: Ray's own handler waits for a controller that may be waiting."""
+        self.controller = controller
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def abort(self) -> None:
+        """End the controller and its workers; one that does not answer is killed."""
+        if self.controller is None:
+            return
+        import ray
+
+        ray.wait([self.controller.abort.remote()], timeout=ABORTS_WITHIN_S)
+        ray.kill(self.controller)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc] # of the trainer it is mixed into

@@ -223,6 +223,7 @@ SENTENCES = {
     "storage_back": "the storage is reachable again, and everything that waited for it is saved",
     "report_written": "report written in {seconds:.1f} s",
     "cluster": "{message}",  # from the follower of a run on Kubernetes, not from the run
+    "pending": "{message}",
     "warning": "warning: {message}",
 }
 QUIET = {"report_written"}  # the command line says where the report is

@@ -24,6 +24,7 @@ from trainer.storage import layout, store
 RENEW_EVERY_S = 5.0
 RELEASE_PATIENCE_S = 1.0
 EXPIRES_AFTER_S = 20.0  # without a sign of life; clocks of two machines may differ by less than this
+WRITTEN_WITHIN_S = 2.0  # a claim, where files appear before their content; it is empty until then
 AHEAD_S = 3600.0  # no clock is that wrong: a later sign of life is damaged, and ignored
 
 
@@ -133,6 +134,9 @@ def _claim(run: str) -> int:
 
 
 def _lives(run: str, number: int) -> bool:
+    waited_until = time.monotonic() + WRITTEN_WITHIN_S
+    while store.read(_object(run, number, "json")) == b"" and time.monotonic() < waited_until:
+        time.sleep(0.02)
     owner = _load(run, number, "json")
     if owner.get("host") == socket.gethostname() and not _is_running(owner):
         return False

@@ -65,6 +65,14 @@ class Warned(TypedDict):
     message: str
 
 
+class Pending(TypedDict):
+    """The workers have no place on the Ray cluster; the run waits."""
+
+    event: Literal["pending"]
+    time: NotRequired[float]
+    message: Annotated[str, "what they need, what the cluster has, and whether nodes may come"]
+
+
 class CheckpointDamaged(TypedDict):
     """A checkpoint did not verify and was quarantined."""
 
@@ -169,6 +177,7 @@ Event = (
     RunStarted
     | Forked
     | Warned
+    | Pending
     | CheckpointDamaged
     | CheckpointUnfinished
     | RolledBack

@@ -1,29 +1,33 @@
 """Where runs are kept: a folder, or a bucket of S3, Google or Azure. Everything is named by its URI.
 
-Credentials come from the environment or the cloud's identity chain, never through here. Requests are retried with
-backoff up to a deadline; what still fails then is an error with its fix.
+What fails is an error with its fix.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
+from urllib.parse import unquote
 
 from trainer.errors import OutageError, StorageError
-from trainer.storage.store_errors import ENDPOINTS, endpoint, sentences
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+from trainer.storage.bucket import ENDPOINTS, Bucket
+from trainer.storage.folder import Folder
+from trainer.storage.store_errors import CREDENTIALS, NO_CONDITIONAL_WRITES, sentences
 
 SCHEMES = tuple(ENDPOINTS)
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,221}")  # of all three clouds; each has narrower rules of its own
+LIKE_A_URI = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]+)(?::|(?<=s3|gs|az)//)"
+)  # s3:/bucket, s3//bucket; a drive letter is none
+# As other tools call the same stores.
+OTHER_SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "wasbs": "az", "azure": "az"}
+NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 DEADLINE_S = 60  # of one request with all its retries
 RETRY_EVERY_S = 2.0  # during an outage
 CHECK_DEADLINE_S = 10  # of the check before a run, which a person waits for
@@ -33,25 +37,64 @@ T = TypeVar("T")
 
 
 def normalise(storage: str) -> str:
-    """Return a storage as it is used everywhere: an absolute folder, or a bucket's URI without a slash at its end.
+    """Return a storage as it is used everywhere: an absolute folder, or a bucket's URI, each place in one spelling.
 
     Raises:
-        StorageError: it is neither.
+        StorageError: it is neither, or a URI with something in it that no place has.
     """
-    scheme, separator, rest = storage.partition("://")
     if not storage.strip():
         raise StorageError("storage: it is empty", "give a folder such as runs, or a URI such as s3://bucket/prefix")
+    if NOT_IN_A_NAME.search(storage):
+        raise StorageError(f"storage: {storage!a} has control characters, or bytes that are not UTF-8", "correct it")
+    scheme, separator, rest = storage.partition("://")
+    scheme = scheme.lower()
     if not separator:
-        return str(Path(storage).expanduser().absolute())
+        return _folder(storage)
     if scheme == "file":
-        return str(Path(rest).absolute())
+        host, slash, path = rest.partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise StorageError(f"storage: {storage} is no absolute path", f"write it as file:///{rest}, or as {rest}")
+        return _folder(f"/{unquote(path)}")
+    shown = re.sub(r"//[^/]*@", "//***@", storage)
     if scheme not in SCHEMES:
+        known = ", ".join(SCHEMES)
+        instead = f" ({OTHER_SCHEMES[scheme]} for {scheme})" if scheme in OTHER_SCHEMES else ""
         raise StorageError(
-            f"storage: {storage} has an unknown scheme", f"give a folder, or a URI of file, {', '.join(SCHEMES)}"
+            f"storage: {shown} has an unknown scheme", f"give a folder, or a URI of file, {known}{instead}"
         )
-    if not rest.strip("/"):
-        raise StorageError(f"storage: {storage} names no bucket", f"write it as {scheme}://bucket/prefix")
-    return storage.rstrip("/")
+    return _bucket_uri(scheme, rest, shown)
+
+
+def _bucket_uri(scheme: str, rest: str, shown: str) -> str:
+    bucket, *names = rest.split("/")
+    if not bucket:
+        raise StorageError(f"storage: {shown} names no bucket", f"write it as {scheme}://bucket/prefix")
+    if "@" in bucket:
+        raise StorageError(f"storage: {shown} has credentials in it", f"give them otherwise: {CREDENTIALS}")
+    if not BUCKET.fullmatch(bucket):
+        raise StorageError(
+            f"storage: {shown} names the bucket {bucket}, and no bucket can have that name",
+            f"write it as {scheme}://bucket/prefix; a server is named by {ENDPOINTS[scheme][-1]}",
+        )
+    if {".", ".."} & set(names):
+        raise StorageError(f"storage: {shown} has . or .. in it, which buckets do not resolve", "write it without")
+    return "/".join([f"{scheme}://{bucket}", *filter(None, names)])
+
+
+def _folder(path: str) -> str:
+    if match := LIKE_A_URI.match(path):
+        raise StorageError(
+            f"storage: {path} looks like a URI, and is none",
+            f"write {match[1]}://..., or ./{path} for a folder of that name",
+        )
+    try:
+        return os.path.normpath(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise StorageError(f"storage: {path} is in a home folder, and there is none", "give the whole path") from None
+    except FileNotFoundError:
+        raise StorageError(
+            f"storage: {path}: the working folder was removed", "change to another, or give the whole path"
+        ) from None
 
 
 def is_remote(uri: str) -> bool:
@@ -69,147 +112,6 @@ def parent(uri: str) -> str:
     return uri.rsplit("/", 1)[0] if is_remote(uri) else str(Path(uri).parent)
 
 
-class Folder:
-    """A folder of this machine as a store; keys are absolute paths."""
-
-    def read(self, key: str) -> bytes | None:
-        """Return the whole file, or None if there is none."""
-        try:
-            return Path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, key: str, content: bytes) -> None:
-        """Replace a file: a reader finds the old one or the new one."""
-        partial = self._write_aside(Path(key), content)
-        partial.replace(key)
-        self._sync(Path(key).parent)
-
-    def create(self, key: str, content: bytes) -> bool:
-        """Write a file if there is none of that name; whether this call made it."""
-        partial = self._write_aside(Path(key), content)
-        try:
-            os.link(partial, key)  # unlike a rename, it fails if the name is taken
-        except FileExistsError:
-            return False
-        finally:
-            partial.unlink()
-        self._sync(Path(key).parent)
-        return True
-
-    def delete(self, key: str) -> None:
-        """Remove a file, if it is there."""
-        Path(key).unlink(missing_ok=True)
-
-    def files(self, key: str) -> list[str]:
-        """Return the paths of all files below a folder, relative to it."""
-        paths = [Path(folder, name) for folder, _, names in os.walk(key, onerror=_unless_gone) for name in names]
-        return sorted(str(path.relative_to(key)) for path in paths)
-
-    def folders(self, key: str) -> list[str]:
-        """Return the names of the folders in a folder."""
-        _, names, _ = next(os.walk(key, onerror=_unless_gone), (key, [], []))
-        return sorted(names)
-
-    def check(self, key: str) -> None:
-        """Write to a folder once, making it if it is missing."""
-        Path(key).mkdir(parents=True, exist_ok=True)
-        probe = Path(key, _probe())
-        probe.touch()
-        probe.unlink()
-
-    @staticmethod
-    def _write_aside(file: Path, content: bytes) -> Path:
-        """Write the content to disk under a temporary name of this thread, beside the file."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
-        try:
-            with partial.open("wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-        except OSError:  # a full disk: leave nothing half-written
-            partial.unlink(missing_ok=True)
-            raise
-        return partial
-
-    @staticmethod
-    def _sync(folder: Path) -> None:
-        """Let the names in a folder survive a loss of power."""
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-class Bucket:
-    """A bucket of an object store; keys are relative to it."""
-
-    def __init__(self, uri: str, deadline_s: int):
-        self._store = _store(uri, deadline_s)
-
-    def read(self, key: str) -> bytes | None:
-        """Return the whole object, or None if there is none."""
-        import obstore
-
-        try:
-            return bytes(obstore.get(self._store, key).bytes())
-        except FileNotFoundError:
-            return None
-
-    def write(self, key: str, content: bytes) -> None:
-        """Replace an object."""
-        import obstore
-
-        obstore.put(self._store, key, content)
-
-    def create(self, key: str, content: bytes) -> bool:
-        """Write an object if there is none of that name; whether this call made it."""
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
-        try:
-            obstore.put(self._store, key, content, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            # the client repeats a request whose answer was lost, and then meets its own object
-            return self.read(key) == content
-        return True
-
-    def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
-        import obstore
-
-        with suppress(FileNotFoundError):
-            obstore.delete(self._store, key)
-
-    def files(self, key: str) -> list[str]:
-        """Return the keys of all objects below a prefix, relative to it."""
-        import obstore
-
-        paths = [meta["path"] for chunk in obstore.list(self._store, key or None) for meta in chunk]
-        return sorted(path[len(key) :].lstrip("/") for path in paths)
-
-    def folders(self, key: str) -> list[str]:
-        """Return the names right below a prefix that have objects below them."""
-        import obstore
-
-        prefixes = obstore.list_with_delimiter(self._store, key or None)["common_prefixes"]
-        return sorted(prefix.rsplit("/", 1)[-1] for prefix in prefixes)
-
-    def check(self, key: str) -> None:
-        """Write an object once, and remove it."""
-        probe = f"{key}/{_probe()}" if key else _probe()
-        self.write(probe, b"")
-        self.delete(probe)
-
-
-def _unless_gone(error: OSError) -> None:
-    """Raise an error of listing a folder, unless another process removed it meanwhile, as pruning does."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
-
-
 def _at(uri: str, deadline_s: int = DEADLINE_S) -> tuple[Folder | Bucket, str]:
     """The store of a URI, and the key of the URI in it."""
     if not is_remote(uri):
@@ -217,10 +119,6 @@ def _at(uri: str, deadline_s: int = DEADLINE_S) -> tuple[Folder | Bucket, str]:
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     return Bucket(f"{scheme}://{bucket}", deadline_s), key
-
-
-def _probe() -> str:
-    return f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
 
 
 def read(uri: str) -> bytes | None:
@@ -297,14 +195,49 @@ def folders(uri: str) -> list[str]:
 
 
 def check(uri: str) -> None:
-    """Write to a storage once, and remove what was written.
+    """Try everything that a run relies on, on an object that is then removed: also that it cannot be created twice.
 
     Raises:
-        StorageError: it is no folder, there is no such bucket, or this identity may not write there.
+        StorageError: it is no folder, there is no such bucket, this identity may not do one of these things there, or
+            the store does them otherwise than a run needs.
     """
     with sentences(uri, "written"):
         place, key = _at(uri, CHECK_DEADLINE_S)
-        place.check(key)
+        place.prepare(key)
+    folder = f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
+    folder = f"{key}/{folder}" if key else folder
+    created, replaced = f"{folder}/created", f"{folder}/replaced"
+    content = secrets.token_bytes(16)
+    try:
+        for written in (b"", content):
+            with sentences(uri, "written"):
+                place.write(replaced, written)
+        _check_creation(uri, place, created)
+        with sentences(uri, "read"):
+            returned = place.read(replaced)
+        if returned != content:
+            raise StorageError(
+                f"storage: {uri} returns other bytes than were written just before", NO_CONDITIONAL_WRITES
+            )
+        with sentences(uri, "listed"):
+            listed = place.files(folder)
+        if listed != ["created", "replaced"]:
+            raise StorageError(f"storage: {uri} does not list what was written just before", NO_CONDITIONAL_WRITES)
+    finally:
+        with sentences(uri, "removed"):
+            place.delete(created)
+            place.delete(replaced)
+        remove_folder(join(uri, folder))
+
+
+def _check_creation(uri: str, place: Folder | Bucket, probe: str) -> None:
+    with sentences(uri, "created"):
+        made = [place.create(probe, content) for content in (b"first", b"second")]
+    if made != [True, False]:
+        raise StorageError(
+            f"storage: {uri} creates one object twice: it ignores conditional writes",
+            NO_CONDITIONAL_WRITES,
+        )
 
 
 def through_outage(
@@ -324,19 +257,3 @@ def through_outage(
             if time.monotonic() - began >= max_outage_s:
                 raise
         time.sleep(RETRY_EVERY_S)
-
-
-@lru_cache
-def _store(bucket: str, deadline_s: int) -> ObjectStore:
-    from obstore.store import from_url
-
-    options: Any = {
-        "connect_timeout": timedelta(seconds=min(5, deadline_s)),
-        "timeout": timedelta(seconds=deadline_s),
-        "allow_http": (endpoint(bucket) or "").startswith("http://"),  # an explicit endpoint is meant as it is written
-    }
-    return from_url(
-        bucket,
-        client_options=options,
-        retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=deadline_s)},
-    )

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from trainer.errors import ResourceError
 
 if TYPE_CHECKING:  # the driver counts devices without importing PyTorch, which takes seconds
     import torch
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 
 
 def choose(config: Config) -> torch.device:
@@ -91,17 +96,46 @@ def cpu_name() -> str:
 
 
 def cpu_count() -> int:
-    """Return how many CPU cores this process may use: the minimum of machine, affinity and cgroup."""
+    """Return how many CPU cores this process may use: the minimum of machine, affinity and cgroup.
+
+    Parts of a core are dropped, as Ray does; half a core is one.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _cgroup_cpus() or cores))
+    return max(1, int(min([cores, *_cgroup_quotas()])))
 
 
-def _cgroup_cpus() -> int | None:
+def _cgroup_quotas() -> Iterator[float]:
+    """Yield the CPU quotas of this process's cgroup and of those above it, in cores; of versions 1 and 2."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) // int(period)
-    except (OSError, ValueError):
-        return None
+        memberships = CGROUP_OF_THIS_PROCESS.read_text().splitlines()
+    except OSError:  # not on Linux
+        return
+    for _, controllers, path in (line.split(":", 2) for line in memberships):
+        if controllers == "":
+            mounts = [CGROUPS, CGROUPS / "unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [CGROUPS / controllers, CGROUPS / "cpu"]
+        else:
+            continue
+        # in a container the path may be the host's, and then the limits are at the mount itself
+        group = Path(path.lstrip("/"))
+        for mount in mounts:
+            for folder in [mount / group, *(mount / above for above in group.parents)]:
+                yield from _quota(folder)
+
+
+def _quota(folder: Path) -> Iterator[float]:
+    """Yield the quota of one cgroup, if it has one."""
+    try:
+        if (version_2 := folder / "cpu.max").exists():
+            quota, period = version_2.read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        if quota.isdigit():  # not `max`, nor -1
+            yield int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return
 
 
 def gpu_kind() -> str | None:
@@ -127,10 +161,13 @@ def gpu_names() -> list[str]:
 
 def gpu_count() -> int:
     """Return how many GPUs of this machine a run may use."""
+    there = len(gpu_names())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if gpu_kind() == "cuda" and visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(gpu_names())
+        names = [name.strip() for name in visible.split(",")]
+        usable = names[: names.index("-1")] if "-1" in names else names  # CUDA stops reading there
+        return min(there, len([name for name in usable if name]))
+    return there
 
 
 def process_began() -> float:

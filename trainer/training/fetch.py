@@ -41,6 +41,7 @@ FILES: dict[str, FileFacts] = {
     "t10k-images-idx3-ubyte": FileFacts(7840016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
     "t10k-labels-idx1-ubyte": FileFacts(10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
+TORCHVISION = ("FashionMNIST/raw", "raw")  # below the `root` of torchvision.datasets.FashionMNIST
 PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MIRRORS = (
@@ -82,8 +83,24 @@ def find_dataset(data: Path | None, log: Callable[[str], None] = lambda _: None)
     if data is not None:
         return _given("--data", data, log)
     if folder := os.environ.get("FASHION_MNIST_DIR"):
-        return _given("FASHION_MNIST_DIR", Path(folder).expanduser(), log)
+        return _given("FASHION_MNIST_DIR", Path(os.path.expanduser(folder)), log)  # noqa: PTH111 -- never raises
     return _cached(partial(_fetch, log=log), log)
+
+
+def find_here(data: Path | None) -> Path | None:
+    """Return the folder that `find_dataset` would find without a download; None if there is none, and fetch nothing.
+
+    Raises:
+        DataError: the given folder has wrong files.
+    """
+    if data is not None or os.environ.get("FASHION_MNIST_DIR"):
+        return find_dataset(data)
+    for folder in [*_cache_folders(), PACKAGE_FOLDER]:
+        with suppress(_SourceError, OSError):
+            for name, path in _locate(folder).items():
+                verify_file(path, name)
+            return folder
+    return None
 
 
 def verify(folder: Path) -> None:
@@ -114,7 +131,7 @@ def _given(setting: str, source: Path, log: Callable[[str], None]) -> Path:
         paths = _locate(source)
         for name, path in paths.items():  # also if the cache is complete: it must not hide that the given files are bad
             verify_file(path, name)
-        folder = source if _is_decompressed(paths) else _cached(partial(_unpack, paths), log)
+        folder = next(iter(paths.values())).parent if _is_decompressed(paths) else _cached(partial(_unpack, paths), log)
     except (_SourceError, OSError) as problem:
         log(f"{setting} {source}: {problem}")
         raise DataError(
@@ -225,9 +242,14 @@ def _fetch(cache: Path, log: Callable[[str], None]) -> Path:
 
 
 def _locate(folder: Path) -> dict[str, Path]:
-    """Return the path of each file in a folder: with the suffix .gz if only the compressed file exists."""
+    """Return the path of each file in a folder: with the suffix .gz if only the compressed file exists.
+
+    The folder may also be a root of torchvision's, which has the files in a folder of their own.
+    """
     if not folder.is_dir():
         raise _SourceError(f"{folder} is not a folder")
+    places = [folder, *(folder / below for below in TORCHVISION)]
+    folder = next((place for place in places if any(place.glob("*-ubyte*"))), folder)
     compressed = {name for name in FILES if (folder / f"{name}.gz").exists() and not (folder / name).exists()}
     return {name: folder / (f"{name}.gz" if name in compressed else name) for name in FILES}
 

@@ -7,15 +7,15 @@ rayVersion: {{ $.Values.rayVersion | quote }}
 # Whoever reaches a Ray port can run code: only with the token. A Secret of its own keeps it the same over retries.
 authOptions:
   mode: token
-  secretName: {{ include "training.tokenSecret" $ }}
+  secretName: {{ include "training.tokenSecret" $ | quote }}
 enableInTreeAutoscaling: {{ $autoscaling }}
 {{- if $autoscaling }}
 autoscalerOptions:
   # Written out: KubeRay takes a cluster that leaves it to Ray for version 1.
   version: v2
   idleTimeoutSeconds: {{ int64 $.Values.autoscaler.idleTimeoutSeconds }}
-  upscalingMode: {{ $.Values.autoscaler.upscalingMode }}
-  imagePullPolicy: {{ $.Values.image.pullPolicy }}
+  upscalingMode: {{ $.Values.autoscaler.upscalingMode | quote }}
+  imagePullPolicy: {{ $.Values.image.pullPolicy | quote }}
   resources:
     {{- toYaml $.Values.autoscaler.resources | nindent 4 }}
   securityContext:
@@ -30,25 +30,29 @@ headGroupSpec:
   rayStartParams:
     # No training on the head: its loss would end the run, and its memory is the driver's.
     num-cpus: "0"
+    {{- if eq $.Values.network.ipFamily "IPv6" }}
+    # KubeRay's own is 0.0.0.0, and the operator reads there whether the job is done.
+    dashboard-host: "::"
+    {{- end }}
     {{- include "training.rayStart" . | nindent 4 }}
   template:
     {{- $head := merge (pick $.Values.groupDefaults "shm" "tmp") $.Values.head }}
     {{- include "training.pod" (dict "root" $ "cluster" $cluster "component" "head" "group" $head) | nindent 4 }}
 workerGroupSpecs:
   {{- range $group := fromYaml (include "training.groups" $) }}
-  - groupName: {{ $group.name }}
-    minReplicas: {{ $group.minReplicas }}
-    maxReplicas: {{ $group.maxReplicas }}
-    replicas: {{ eq $cluster "job" | ternary $group.replicas $group.minReplicas }}
-    numOfHosts: {{ $group.numOfHosts }}
+  - groupName: {{ $group.name | quote }}
+    minReplicas: {{ int64 $group.minReplicas }}
+    maxReplicas: {{ int64 $group.maxReplicas }}
+    replicas: {{ eq $cluster "job" | ternary $group.replicas $group.minReplicas | int64 }}
+    numOfHosts: {{ int64 $group.numOfHosts }}
     {{- if and $autoscaling (not (kindIs "invalid" $group.idleTimeoutSeconds)) }}
     idleTimeoutSeconds: {{ int64 $group.idleTimeoutSeconds }}
     {{- end }}
     {{- if and $autoscaling (semverCompare ">=1.7.0-0" $.Values.kuberayVersion) }}
-    priority: {{ $group.priority }}
+    priority: {{ int64 $group.priority }}
     {{- end }}
     labels:
-      ray.io/market-type: {{ $group.spot | ternary "spot" "on-demand" }}
+      ray.io/market-type: {{ $group.spot | ternary "spot" "on-demand" | quote }}
       {{- with $group.rayLabels }}
       {{- toYaml . | nindent 6 }}
       {{- end }}

@@ -11,10 +11,10 @@
 - {name: AWS_REGION, value: {{ . | quote }}}
 {{- end }}
 {{- range $name, $value := .Values.storage.env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 # A run's last numbers stay until Prometheus has scraped them.
-- {name: TRAINER_LAST_SCRAPE_S, value: {{ .Values.job.lastScrapeSeconds | quote }}}
+- {name: TRAINER_LAST_SCRAPE_S, value: {{ int64 .Values.job.lastScrapeSeconds | quote }}}
 # Idle threads sleep: spinning ones would take the cores of the other workers on the node.
 - {name: OMP_WAIT_POLICY, value: PASSIVE}
 # /metrics is updated every 2 s instead of 10: a short run would end between two scrapes.
@@ -28,7 +28,7 @@
 # How soon a lost node is noticed; on all pods, since each end has its own clock.
 - {name: RAY_health_check_period_ms, value: {{ mul 1000 $recovery.healthCheck.periodSeconds | quote }}}
 - {name: RAY_health_check_timeout_ms, value: {{ mul 1000 $recovery.healthCheck.timeoutSeconds | quote }}}
-- {name: RAY_health_check_failure_threshold, value: {{ $recovery.healthCheck.failures | quote }}}
+- {name: RAY_health_check_failure_threshold, value: {{ int64 $recovery.healthCheck.failures | quote }}}
 # A stopped job gets Ctrl-C and half a minute: SIGTERM would leave its reservation for 180 s.
 - {name: RAY_JOB_STOP_SIGNAL, value: SIGINT}
 - {name: RAY_JOB_STOP_WAIT_TIME_S, value: "30"}

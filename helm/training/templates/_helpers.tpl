@@ -9,19 +9,19 @@
 {{- end }}
 
 {{- define "training.labels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ include "training.name" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ include "training.name" . | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/part-of: fashion-mnist-on-ray
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end }}
 
 {{- /* What policies, budgets and monitors find pods by. Not app.kubernetes.io/name: KubeRay's head service selects by
 its own value of it, and would find no pod under ours. */}}
 {{- define "training.podLabels" -}}
-app.kubernetes.io/instance: {{ include "training.name" .root }}
-app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/instance: {{ include "training.name" .root | quote }}
+app.kubernetes.io/component: {{ .component | quote }}
 app.kubernetes.io/part-of: fashion-mnist-on-ray
 {{- end }}
 
@@ -50,7 +50,7 @@ runAsGroup: {{ int64 . }}
 fsGroup: {{ int64 . }}
 {{- end }}
 {{- with .Values.security.seccompProfile }}
-seccompProfile: {type: {{ . }}}
+seccompProfile: {type: {{ . | quote }}}
 {{- end }}
 {{- end }}
 

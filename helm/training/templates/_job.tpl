@@ -13,33 +13,33 @@
 apiVersion: ray.io/v1
 kind: RayJob
 metadata:
-  name: {{ $job.name }}
-  namespace: {{ $.Release.Namespace }}
+  name: {{ $job.name | quote }}
+  namespace: {{ $.Release.Namespace | quote }}
   labels:
     {{- include "training.podLabels" (dict "root" $ "component" "run") | nindent 4 }}
     {{- if $own }}
     {{- with $.Values.kueue.queueName }}
-    kueue.x-k8s.io/queue-name: {{ . }}
+    kueue.x-k8s.io/queue-name: {{ . | quote }}
     {{- end }}
     {{- end }}
 spec:
-  entrypoint: python -m trainer train --name {{ $job.name }} --config /etc/trainer/train.yaml --log-format json
+  entrypoint: "python -m trainer train --name {{ $job.name }} --config /etc/trainer/train.yaml --log-format json"
   # A submitter pod of our own making. SidecarMode's would have no security context, and `restricted` refuses it.
   submissionMode: K8sJobMode
   submitterConfig:
     # Tried first, in the same cluster: follow the job again, or submit it to a new head.
-    backoffLimit: {{ $job.submitterBackoffLimit }}
+    backoffLimit: {{ int64 $job.submitterBackoffLimit }}
   activeDeadlineSeconds: {{ int64 $job.activeDeadlineSeconds }}
   preRunningDeadlineSeconds: {{ int64 $job.preRunningDeadlineSeconds }}
   {{- if $own }}
   # Tried next: a whole new cluster, which continues the run of this name from storage.
-  backoffLimit: {{ $job.backoffLimit }}
+  backoffLimit: {{ int64 $job.backoffLimit }}
   # Without it the cluster, GPUs included, would outlive the run. Suspending and Kueue need it as well.
   shutdownAfterJobFinishes: true
   # Not at once: the last values are still to be scraped.
   ttlSecondsAfterFinished: {{ int64 $job.ttlSecondsAfterFinished }}
   {{- else }}
-  clusterSelector: {ray.io/cluster: {{ include "training.name" $ }}}
+  clusterSelector: {ray.io/cluster: {{ include "training.name" $ | quote }}}
   {{- end }}
   submitterPodTemplate:
     {{- include "training.submitter" . | nindent 4 }}
@@ -61,13 +61,13 @@ metadata:
   {{- end }}
 spec:
   restartPolicy: Never
-  serviceAccountName: {{ include "training.name" $ }}-submitter
+  serviceAccountName: "{{ include "training.name" $ }}-submitter"
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   securityContext:
@@ -82,8 +82,8 @@ spec:
   {{- end }}
   containers:
     - name: ray-job-submitter
-      image: {{ include "training.image" $ }}
-      imagePullPolicy: {{ $.Values.image.pullPolicy }}
+      image: {{ include "training.image" $ | quote }}
+      imagePullPolicy: {{ $.Values.image.pullPolicy | quote }}
       env:
         - {name: HOME, value: /tmp}
       resources:

@@ -1,6 +1,6 @@
 {{- define "training.rayPods" -}}
 matchLabels:
-  app.kubernetes.io/instance: {{ include "training.name" . }}
+  app.kubernetes.io/instance: {{ include "training.name" . | quote }}
   app.kubernetes.io/part-of: fashion-mnist-on-ray
 matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: [head, worker]}
@@ -12,7 +12,7 @@ matchExpressions:
   ports:
     {{- range $protocol := .protocols }}
     {{- range $port := $.rule.ports }}
-    - {protocol: {{ $protocol }}, port: {{ $port }}}
+    - {protocol: {{ $protocol | quote }}, port: {{ int64 $port }}}
     {{- end }}
     {{- end }}
 {{- end }}

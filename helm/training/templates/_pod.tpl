@@ -6,7 +6,7 @@
 metadata:
   labels:
     {{- include "training.podLabels" . | nindent 4 }}
-    cluster: {{ .cluster }}
+    cluster: {{ .cluster | quote }}
     {{- with $.Values.identity.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -15,7 +15,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "training.name" $ }}-{{ .component }}
+  serviceAccountName: "{{ include "training.name" $ }}-{{ .component }}"
   # Training code never sees a token of the cluster; the autoscaler has its own volume.
   automountServiceAccountToken: false
   enableServiceLinks: false
@@ -29,7 +29,7 @@ spec:
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   securityContext:
@@ -40,11 +40,11 @@ spec:
   {{- end }}
   tolerations:
     {{- range list "node.kubernetes.io/unreachable" "node.kubernetes.io/not-ready" }}
-    - {key: {{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int64 $.Values.recovery.nodeLossSeconds }}}
+    - {key: {{ . | quote }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int64 $.Values.recovery.nodeLossSeconds }}}
     {{- end }}
     {{- if not $head }}
     {{- with $group.accelerator.resource }}
-    - {key: {{ . }}, operator: Exists, effect: NoSchedule}
+    - {key: {{ . | quote }}, operator: Exists, effect: NoSchedule}
     {{- end }}
     {{- end }}
     {{- with $group.tolerations }}
@@ -55,16 +55,16 @@ spec:
   topologySpreadConstraints:
     - maxSkew: 1
       topologyKey: kubernetes.io/hostname
-      whenUnsatisfiable: {{ eq $group.spread "required" | ternary "DoNotSchedule" "ScheduleAnyway" }}
+      whenUnsatisfiable: {{ eq $group.spread "required" | ternary "DoNotSchedule" "ScheduleAnyway" | quote }}
       labelSelector:
-        matchLabels: {ray.io/group: {{ $group.name }}}
+        matchLabels: {ray.io/group: {{ $group.name | quote }}}
       matchLabelKeys: [ray.io/cluster]
   {{- end }}
   initContainers:
     # Until the head answers: a plain connection, where the operator's own check starts Python each time.
     - name: wait-for-head
-      image: {{ include "training.image" $ }}
-      imagePullPolicy: {{ $.Values.image.pullPolicy }}
+      image: {{ include "training.image" $ | quote }}
+      imagePullPolicy: {{ $.Values.image.pullPolicy | quote }}
       command: [/bin/bash, -c]
       args: ['until timeout 2 bash -c "exec 3<>/dev/tcp/$FQ_RAY_IP/6379" 2> /dev/null; do sleep 0.5; done']
       resources:
@@ -74,15 +74,15 @@ spec:
         {{- include "training.containerSecurity" $ | nindent 8 }}
   {{- end }}
   containers:
-    - name: ray-{{ .component }}
-      image: {{ include "training.image" $ }}
-      imagePullPolicy: {{ $.Values.image.pullPolicy }}
+    - name: "ray-{{ .component }}"
+      image: {{ include "training.image" $ | quote }}
+      imagePullPolicy: {{ $.Values.image.pullPolicy | quote }}
       {{- include "training.ports" . | nindent 6 }}
       env:
         {{- include "training.env" $ | nindent 8 }}
       {{- with $.Values.storage.existingSecret }}
       envFrom:
-        - secretRef: {name: {{ . }}}
+        - secretRef: {name: {{ . | quote }}}
       {{- end }}
       resources:
         {{- include "training.resources" $group | nindent 8 }}
@@ -95,11 +95,11 @@ spec:
         - {name: config, mountPath: /etc/trainer, readOnly: true}
   volumes:
     - name: tmp
-      emptyDir: {sizeLimit: {{ $group.tmp }}}
+      emptyDir: {sizeLimit: {{ toJson $group.tmp }}}
     - name: shm
-      emptyDir: {medium: Memory, sizeLimit: {{ $group.shm | default $group.resources.limits.memory }}}
+      emptyDir: {medium: Memory, sizeLimit: {{ $group.shm | default $group.resources.limits.memory | toJson }}}
     - name: config
-      configMap: {name: {{ include "training.name" $ }}-config}
+      configMap: {name: "{{ include "training.name" $ }}-config"}
     {{- if and $head (eq "true" (include "training.autoscaling" .)) }}
     # What Kubernetes would mount in all containers, here for the autoscaler alone.
     - name: api-token

@@ -27,7 +27,7 @@ def no_waiting(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "POLL_EVERY_S", 0.0)
     monkeypatch.setattr(follow, "RESULT_COMES_S", 0.0)
     monkeypatch.setattr(waiting, "CONFIRMED_AFTER_S", 0.0)
-    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(diagnose, "seconds", lambda _: 0.0)
     monkeypatch.setattr(submit, "READ_BY_FOLLOWERS_S", 0.0)
     monkeypatch.delenv("TRAINER_STORAGE", raising=False)
     monkeypatch.setenv("COLUMNS", "60")  # narrow: nothing may be cut off

@@ -31,7 +31,7 @@ OLD = (
     ("status", "message", "kind", "parts"),
     [
         (401, "Unauthorized", ClusterError, ["does not accept these credentials", "log in again"]),
-        (403, RIGHTS, ClusterError, ["ann may not create rayjobs in training of kind", "access.subjects"]),
+        (403, RIGHTS, api.ForbiddenError, ["ann may not create rayjobs in training of kind", "access.subjects"]),
         (403, QUOTA, ResourceError, ["count/rayjobs.ray.io=1", "have the quota raised"]),
         (400, WEBHOOK, ClusterError, ["admission", "labels are missing"]),
         (400, OLD, ClusterError, ["spec.preRunningDeadlineSeconds", "CRDs are older"]),
@@ -84,40 +84,6 @@ def test_an_unreachable_api_server_is_reported_at_once(kubeconfig, command):
     assert "the API server of here at http://127.0.0.1:9 is unreachable (Connection refused)" in " ".join(text.split())
 
 
-def test_an_unknown_context_is_refused_with_the_known_ones(kubeconfig):
-    with pytest.raises(ClusterError, match="nowhere is not in the kubeconfig, which has here"):
-        api.KubeClient("nowhere")
-
-
-def test_without_a_kubeconfig_the_error_says_where_to_set_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(api.NoKubeconfigError, match=r"kubeconfig: there is none at .*/none; set KUBECONFIG"):
-        api.KubeClient()
-
-
-@pytest.mark.parametrize("content", ["", "apiVersion: v1\nkind: Config\n", "contexts: []\n"])
-def test_an_empty_kubeconfig_is_the_same_as_none(tmp_path, monkeypatch, content):
-    (tmp_path / "config").write_text(content)  # as `kind delete cluster` leaves it
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(api.NoKubeconfigError, match=r"kubeconfig: .*/config names no cluster; set KUBECONFIG"):
-        api.KubeClient()
-
-
-def test_a_named_context_needs_a_kubeconfig(tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match="the kubeconfig cannot be used") as refused:
-        api.KubeClient("kind")
-    assert not isinstance(refused.value, api.NoKubeconfigError)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "a: b", "apiVersion: v1\nkind: Config\n"])
-def test_an_odd_kubeconfig_is_refused_as_one(tmp_path, monkeypatch, content):
-    (tmp_path / "config").write_text(content)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(ClusterError, match="kubeconfig"):
-        api.KubeClient()
-
-
 def test_the_namespace_is_the_given_one_or_the_contexts(kubeconfig):
     assert api.KubeClient().namespace == "team"
     assert api.KubeClient("here", "other").namespace == "other"
@@ -161,6 +127,7 @@ def right_of(call, arguments):
         "namespaced_pod": "pods",
         "namespaced_pod_log": "pods/log",
         "namespaced_event": "events",
+        "config_map_for_all_namespaces": "configmaps of all namespaces",
         "node": "nodes",
         "self_subject_access_review": "anybody may",
     }
@@ -168,6 +135,7 @@ def right_of(call, arguments):
 
 
 ARGUMENTS = {
+    "find_namespace": [],
     "job_templates": [],
     "train_settings": ["training"],
     "rayjob": ["r1"],
@@ -283,6 +251,61 @@ def test_one_release_of_the_chart_is_needed(kubeconfig, monkeypatch, names, word
 def test_the_release_is_named_after_its_config_map(kubeconfig, monkeypatch):
     kube, _ = client_with(monkeypatch, {"items": [{"metadata": {"name": "team-a-rayjob"}, "data": {"k": "v"}}]})
     assert kube.job_templates() == ("team-a", {"k": "v"})
+
+
+def with_releases(monkeypatch, own, everywhere, namespace=None):
+    """A client of a cluster with releases of the chart in namespaces: names, or an error that the API server gives."""
+
+    class Api:
+        def __getattr__(self, name):
+            def call(*arguments, **options):
+                answer = own if name == "list_namespaced_config_map" else everywhere
+                if isinstance(answer, Exception):
+                    raise answer
+                return Answer({"items": [{"metadata": {"name": "t-rayjob", "namespace": each}} for each in answer]})
+
+            return call
+
+    monkeypatch.setattr(kubernetes.client, "CoreV1Api", lambda _: Api())
+    return api.KubeClient(namespace=namespace)
+
+
+FORBIDDEN = api_error(403, 'User "ann" cannot list resource "configmaps" in API group "" in the namespace "team"')
+
+
+@pytest.mark.parametrize("own", [[], FORBIDDEN], ids=["empty", "forbidden"])
+def test_the_one_namespace_with_the_chart_is_found_and_said(kubeconfig, monkeypatch, own):
+    kube = with_releases(monkeypatch, own, ["training", "training"])
+    assert kube.find_namespace() == "Namespace training of here, the only one with a release of helm/training."
+    assert kube.namespace == "training"
+
+
+def test_a_namespace_that_was_named_or_has_the_chart_stays(kubeconfig, monkeypatch):
+    kube = with_releases(monkeypatch, ["team"], ["team", "training"])
+    assert (kube.find_namespace(), kube.namespace) == ("", "team")
+    kube = with_releases(monkeypatch, [], ["training"], namespace="named")
+    assert (kube.find_namespace(), kube.namespace) == ("", "named")
+
+
+def test_without_the_chart_anywhere_the_contexts_namespace_stays(kubeconfig, monkeypatch):
+    kube = with_releases(monkeypatch, [], [])
+    assert (kube.find_namespace(), kube.namespace) == ("", "team")
+
+
+def test_of_several_namespaces_with_the_chart_one_must_be_named(kubeconfig, monkeypatch):
+    with pytest.raises(ClusterError, match=r"team of here has no release.*; a, b have one; name one.*--namespace a"):
+        with_releases(monkeypatch, [], ["b", "a"]).find_namespace()
+
+
+@pytest.mark.parametrize("own", [[], FORBIDDEN], ids=["empty", "forbidden"])
+def test_who_may_not_look_elsewhere_must_name_the_namespace(kubeconfig, monkeypatch, own):
+    with pytest.raises(ClusterError, match=r"team of here .* you may not look into others; .*--namespace"):
+        with_releases(monkeypatch, own, FORBIDDEN).find_namespace()
+
+
+def test_an_outage_is_not_taken_for_a_missing_right(kubeconfig, monkeypatch):
+    with pytest.raises(LostConnectionError):
+        with_releases(monkeypatch, [], api_error(503)).find_namespace()
 
 
 def test_the_clusters_clock_is_known_after_an_answer(kubeconfig, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 
 from trainer.cluster import diagnose
 from trainer.cluster.diagnose import Snapshot, problems
+from trainer.cluster.patience import seconds
 from trainer.errors import ExitCode, sentence
 
 NOW = 1_796_000_100.0
@@ -286,9 +287,128 @@ def test_a_problem_that_may_go_away_is_waited_for(case):
     assert only(CASES[case][0]).give_up_after_s is None
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WAITED_FOR])
-def test_a_lasting_problem_is_given_up_within_half_a_minute(case):
-    assert only(CASES[case][0]).give_up_after_s <= 25
+WAITS = {
+    "an image that is not in the node": "definite",
+    "an image that no registry has": "definite",
+    "a Secret that is not there": "reference",
+    "a container that ends again and again": "crash",
+    "GPUs that no node has": "no autoscaler",
+    "GPUs that are all taken": "no autoscaler",
+    "GPUs, where nodes may not be seen": "autoscaler",
+    "no room": "autoscaler",
+    "a selector that no node has": "autoscaler",
+    "a volume that is not bound": "volume",
+    "a volume whose Secret is not there": "reference",
+    "a quota": "quota",
+    "admission": "definite",
+    "a RayJob that its operator refuses": "definite",
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in (*WAITED_FOR, "no operator")])
+def test_each_problem_has_the_patience_of_its_kind(case):
+    assert only(CASES[case][0]).give_up_after_s == seconds(WAITS[case])
+
+
+def test_an_operator_that_restarts_is_waited_for():
+    assert only(CASES["no operator"][0]).give_up_after_s + diagnose.OPERATOR_ANSWERS_S == seconds("operator")
+
+
+FAR_BEYOND = {  # what others document: their delay, and the wait that must be well beyond it
+    "cluster-autoscaler's wait for pods with GPUs, and its interval": ("no autoscaler", 30 + 10),
+    "a look of cluster-autoscaler at a large cluster": ("autoscaler", 60 + 30),
+    "cluster-autoscaler's pause after a failure to grow": ("node group", 300),
+    "the kubelet's longest pause between pulls": ("registry", 300 - 1),
+    "a lost node's disk": ("volume", 360),
+    "workers that drain": ("quota", 90),
+    "three starts of a container": ("crash", 10 + 20 + 40),
+    "the lease of the operator's leader": ("operator", 15),
+}
+
+
+@pytest.mark.parametrize("delay", FAR_BEYOND)
+def test_a_wait_is_longer_than_the_delay_it_is_for(delay):
+    wait, documented = FAR_BEYOND[delay]
+    assert seconds(wait) > documented
+
+
+def pending(*events, nodes=None):
+    return only(
+        Snapshot(
+            RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], list(events), nodes=nodes, now=NOW
+        )
+    )
+
+
+def said(reason, message, **more):
+    return {**event("Pod", "r1-x-worker", reason, message, more.pop("type_", "Normal")), **more}
+
+
+CLOUD = [{**node(), "spec": {"providerID": "gce://project/zone/node"}}]
+HERE = [{**node(), "spec": {"providerID": "kind://docker/kind/kind-worker"}}]
+
+
+@pytest.mark.parametrize(
+    ("events", "nodes", "wait"),
+    [
+        ([], CLOUD, "autoscaler"),
+        ([], HERE, "no autoscaler"),
+        ([], None, "autoscaler"),
+        (
+            [said("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 node(s) didn't match affinity")],
+            CLOUD,
+            "definite",
+        ),
+        (
+            [said("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 in backoff after failed scale-up")],
+            CLOUD,
+            "node group",
+        ),
+        ([said("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size reached")], HERE, "node group"),
+        ([said("FailedScaleUp", "GCE out of resources")], CLOUD, "node group"),
+        (
+            [said("FailedScheduling", "incompatible with nodepool default", source={"component": "karpenter"})],
+            CLOUD,
+            "definite",
+        ),
+        ([said("FailedScheduling", NO_GPU, source={"component": "default-scheduler"})], CLOUD, "autoscaler"),
+    ],
+)
+def test_a_pod_without_room_waits_for_what_an_autoscaler_says(events, nodes, wait):
+    assert pending(*events, nodes=nodes).give_up_after_s == seconds(wait)
+
+
+def test_the_last_word_of_an_autoscaler_counts():
+    no = said("NotTriggerScaleUp", "no group fits", lastTimestamp=STAMP)
+    yes = said("TriggeredScaleUp", "pool 0->1", lastTimestamp=LATE)
+    assert pending(no, yes).give_up_after_s is None
+    no_again = {**no, "lastTimestamp": "2026-11-30T00:54:40Z"}
+    problem = pending(yes, no_again)
+    assert problem.give_up_after_s == seconds("definite")
+    assert "the autoscaler: no group fits" in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("message", "wait"),
+    [
+        ('rpc error: code = NotFound desc = failed to pull and unpack image "x": not found', "definite"),
+        ("failed to resolve reference: unexpected status 401 Unauthorized", "definite"),
+        ("pull access denied, repository does not exist", "definite"),
+        ("failed to do request: dial tcp: lookup registry: no such host", "registry"),
+        ("429 Too Many Requests: toomanyrequests", "registry"),
+        ("dial tcp 10.0.0.1:443: i/o timeout", "registry"),
+        ('Back-off pulling image "x"', "registry"),
+    ],
+)
+def test_a_registry_that_is_away_is_waited_for(message, wait):
+    stuck = container(waiting={"reason": "ErrImagePull", "message": message})
+    assert only(Snapshot(RUNNING, [pod(containers=[stuck])], now=NOW)).give_up_after_s == seconds(wait)
+
+
+def test_a_webhook_that_is_away_is_waited_for():
+    away = 'Internal error: failed calling webhook "x": connect: connection refused; admission webhook'
+    refused = event("RayCluster", "r1-x", "FailedToCreateHeadPod", away)
+    assert only(Snapshot(RUNNING, [], [refused], now=NOW)).give_up_after_s == seconds("webhook")
 
 
 def test_a_node_that_is_being_created_is_waited_for():

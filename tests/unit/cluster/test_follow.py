@@ -214,13 +214,13 @@ def test_an_api_server_may_refuse_for_a_moment_but_not_for_a_minute(monkeypatch)
     ended, shown = watch(Played(RUNNING, lost, refused, refused, COMPLETE, log=line(RESULT)))
     assert ended.exit_code == ExitCode.OK
     assert sum("you may not get rayjobs" in said for said in shown.messages) == 1
-    monkeypatch.setattr(patience, "REFUSED_FOR_GOOD_S", -1.0)
+    monkeypatch.setitem(patience.WAITS, "refused", patience.Wait(-1.0, ""))
     with pytest.raises(ClusterError, match="may not get"):
         watch(Played(RUNNING, refused))
 
 
 def test_a_connection_that_stays_lost_ends_the_follower(monkeypatch):
-    monkeypatch.setattr(patience, "LOST_FOR_GOOD_S", -1.0)
+    monkeypatch.setitem(patience.WAITS, "lost", patience.Wait(-1.0, ""))
     with pytest.raises(LostConnectionError):
         watch(Played(LostConnectionError("cluster: no answer")))
 
@@ -239,7 +239,7 @@ STARTING = {"jobDeploymentStatus": "Initializing", "rayClusterName": "r1-x"}
 
 
 def test_a_run_that_cannot_start_is_given_up_and_its_rayjob_stays(monkeypatch):
-    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(diagnose, "seconds", lambda _: 0.0)
     kube = Played(STARTING, pods=[pod("h", "head", phase="Pending", containerStatuses=[STUCK])])
     ended, shown = watch(kube)
     assert (ended.status, ended.exit_code) == ("pending", ExitCode.CLUSTER)
@@ -250,7 +250,7 @@ def test_a_run_that_cannot_start_is_given_up_and_its_rayjob_stays(monkeypatch):
 
 
 def test_a_run_that_has_trained_is_not_given_up(monkeypatch):
-    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(diagnose, "seconds", lambda _: 0.0)
     began = line({"event": "training_started", "time": 1.0})
     lost = [pod("h", "head", phase="Pending", containerStatuses=[STUCK])]
     ended, shown = watch(Played(RUNNING, RUNNING, RUNNING, COMPLETE, log=began + line(RESULT), pods=lost))
@@ -259,7 +259,7 @@ def test_a_run_that_has_trained_is_not_given_up(monkeypatch):
 
 
 def test_other_runs_pods_do_not_matter(monkeypatch):
-    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(diagnose, "seconds", lambda _: 0.0)
     stuck = pod("h", "head", cluster="r2-x", phase="Pending", containerStatuses=[STUCK])
     terminating = pod("t", "head", phase="Pending", containerStatuses=[STUCK])
     terminating["metadata"]["deletionTimestamp"] = "2026-11-24T15:00:00Z"

@@ -9,7 +9,11 @@ from trainer.cluster.waiting import Waiting, has_lasted_too_long, others_on_clus
 from trainer.errors import ExitCode
 
 STARTING = rayjob(jobDeploymentStatus="Initializing", rayClusterName="r1-x")
-STUCK = {"name": "ray-head", "image": "nope", "state": {"waiting": {"reason": "InvalidImageName", "message": "x"}}}
+STUCK = {
+    "name": "ray-head",
+    "image": "nope",
+    "state": {"waiting": {"reason": "InvalidImageName", "message": "invalid reference format"}},
+}
 HEAD = pod("h", "head", phase="Pending", containerStatuses=[STUCK])
 SELECTOR = {"clusterSelector": {"ray.io/cluster": "training"}}
 

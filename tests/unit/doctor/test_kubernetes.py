@@ -45,7 +45,7 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(follow, "RESULT_COMES_S", 0.0)
     monkeypatch.setattr(kubernetes, "RESULT_COMES_S", 0.0)
     monkeypatch.setattr(waiting, "CONFIRMED_AFTER_S", 0.0)
-    monkeypatch.setattr(diagnose, "SETTLED_S", 0.0)
+    monkeypatch.setattr(diagnose, "seconds", lambda _: 0.0)
     monkeypatch.setattr(submit, "READ_BY_FOLLOWERS_S", 0.0)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from trainer.doctor import machine
 from trainer.doctor.check import State
 from trainer.errors import DataError, ExitCode, OutageError
+from trainer.storage.folder import Folder
 
 
 def test_a_storage_is_left_as_it_was(tmp_path):
@@ -73,17 +75,17 @@ def test_a_failed_storage_is_the_errors_problem_and_fix(monkeypatch):
 
 
 def test_a_storage_that_returns_other_bytes_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine.store, "read", lambda _: b"")
+    monkeypatch.setattr(Folder, "read", lambda *_: b"")
     check = machine.check_storage("here", str(tmp_path))
     assert (check.state, check.code) == (State.BAD, ExitCode.STORAGE)
-    assert "returned other bytes" in check.found
+    assert "returns other bytes" in check.found
 
 
 def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
     def damaged(*_):
         raise DataError("a file: is damaged: x", "put the right one there: y")
 
-    monkeypatch.setattr(machine.fetch, "find_dataset", damaged)
+    monkeypatch.setattr(machine.fetch, "find_here", damaged)
     check = machine.check_data("here", tmp_path)
     assert (check.found, check.fix, check.code) == (
         "a file: is damaged: x",
@@ -92,10 +94,20 @@ def test_failed_data_are_the_errors_problem_and_fix(tmp_path, monkeypatch):
     )
 
 
-def test_missing_data_are_a_warning_unless_a_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "none"))
-    assert machine.check_data("here", None).state is State.WARNING
+def test_data_that_are_nowhere_yet_are_a_warning_with_its_fix(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machine.fetch.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(machine.fetch, "PACKAGE_FOLDER", tmp_path / "package")
+    check = machine.check_data("here", None)
+    assert (check.state, "--data" in check.fix) == (State.WARNING, True)
+    assert list(tmp_path.iterdir()) == []  # nothing was fetched
+
+
+def test_a_named_folder_without_data_is_wrong(tmp_path, monkeypatch):
     assert machine.check_data("here", tmp_path / "none").state is State.BAD
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "none"))
+    assert machine.check_data("here", None).state is State.BAD
 
 
 @pytest.mark.parametrize(("ahead_s", "state"), [(5.0, State.GOOD), (5.1, State.BAD), (-5.0, State.GOOD)])
@@ -135,3 +147,44 @@ def test_the_doctor_prints_each_check_and_exits_with_the_first_wrong(tmp_path):
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"versions", "CPU", "storage", "data"} <= {event["what"] for event in found if event["event"] == "check"}
     assert found[-1]["exit_code"] == ExitCode.STORAGE
+
+
+@pytest.mark.parametrize(
+    ("address", "state"), [("http://127.0.0.1:8265", State.BAD), ("127.0.0.1:9", State.BAD), ("", None), (None, None)]
+)
+def test_a_ray_address_without_a_cluster_is_wrong(monkeypatch, address, state):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    found = list(machine.check_ray_address("here"))
+    assert [check.state for check in found] == ([state] if state else [])
+    assert all("RAY_ADDRESS" in check.found and check.fix for check in found)
+
+
+def test_a_ray_address_that_answers_is_said(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
+        (check,) = machine.check_ray_address("here")
+    assert (check.state, "runs go there" in check.found) == (State.GOOD, True)
+
+
+def test_a_driver_that_lists_no_gpu_is_wrong(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(machine.device.platform, "system", lambda: "Linux")
+    gpu = next(check for check in machine.check_devices("here") if check.what == "GPU")
+    assert (gpu.state, gpu.code, "repair the driver" in gpu.fix) == (State.BAD, ExitCode.RESOURCES, True)
+
+
+def test_an_amd_gpu_is_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr(machine, "AMD_DRIVER", tmp_path)
+    gpu = next(check for check in machine.check_devices("here") if check.what == "GPU")
+    assert (gpu.state, "AMD" in gpu.found) == (State.WARNING, True)
+
+
+def test_cores_that_are_limited_are_said(monkeypatch):
+    monkeypatch.setattr(machine.device, "cpu_count", lambda: 1)
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
+    assert "1 core of 64 (affinity or cgroup quota)" in next(machine.check_devices("here")).found

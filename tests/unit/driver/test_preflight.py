@@ -86,3 +86,22 @@ def test_a_cluster_that_does_not_answer_is_refused_with_its_address():
     with pytest.raises(ResourceError, match=r"RAY_ADDRESS: no Ray cluster answers at 127\.0\.0\.1:9 "):
         preflight.check_cluster("127.0.0.1:9")
     preflight.check_cluster("auto")  # for Ray to understand
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (
+            "http://127.0.0.1:8265",
+            "Ray's dashboard and Jobs API; run .* with RAY_ADDRESS=127.0.0.1:6379",
+        ),
+        ("ray://head:10001", "Ray Client, which cannot run Ray Train"),
+        ("10.0.0.1", "is not a host and a port; write it as HOST:6379"),
+        ("host:port", "is not a host and a port"),
+        ("[::1]:9", r"no Ray cluster answers at \[::1\]:9"),
+    ],
+)
+def test_an_address_of_something_else_is_refused(monkeypatch, address, words):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ResourceError, match=words):
+        preflight.check_resources(resolve.load("fast"))

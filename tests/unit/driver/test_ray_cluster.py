@@ -1,12 +1,18 @@
+from pathlib import Path
+
 import pytest
 
 from trainer.driver import ray_cluster
+from trainer.errors import ResourceError
 
 
-@pytest.mark.parametrize(("address", "own"), [(None, True), ("10.0.0.1:6379", False), ("auto", False)])
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [(None, True), ("", True), (" ", True), ("local", True), ("10.0.0.1:6379", False), ("auto", False)],
+)
 def test_ray_address_says_whose_cluster_it_is(monkeypatch, address, own):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address:
+    if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert ray_cluster.is_own() is own
 
@@ -25,3 +31,86 @@ def test_what_is_set_already_wins(monkeypatch):
     monkeypatch.setattr(ray_cluster.os, "environ", environment)
     ray_cluster.set_timings()
     assert environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "9"
+
+
+def test_what_would_change_the_workers_is_overridden(monkeypatch):
+    environment = {
+        "RAY_TRAIN_V2_ENABLED": "0",
+        "RAY_RUNTIME_ENV_HOOK": "mine.hook",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1",
+    }
+    monkeypatch.setattr(ray_cluster.os, "environ", environment)
+    ray_cluster.set_timings()
+    assert environment.items() >= ray_cluster.OVERRIDDEN.items()
+    assert "RAY_RUNTIME_ENV_HOOK" not in environment
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder", "moved"),
+    [
+        ("TMPDIR", "/tmp", False),
+        ("TMPDIR", f"/scratch/{'x' * 60}", True),
+        ("RAY_TMPDIR", f"/scratch/{'x' * 60}", True),
+        ("TMPDIR", f"/scratch/{'ü' * 20}", True),  # bytes, not characters
+    ],
+)
+def test_a_temporary_folder_too_long_for_sockets_is_replaced(monkeypatch, variable, folder, moved):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setenv(variable, folder)
+    assert bool(ray_cluster._temp_folder()) is moved
+
+
+@pytest.fixture
+def ray_that_raises(monkeypatch):
+    import ray
+
+    def arrange(error):
+        def init(**_):
+            raise error
+
+        monkeypatch.setattr(ray, "init", init)
+        monkeypatch.setattr(ray_cluster, "load", lambda: None)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (ConnectionError("no GCS"), "check the address"),
+        (
+            RuntimeError("Version mismatch: the cluster has Ray 2.9 and Python 3.12"),
+            "the cluster's versions",
+        ),
+        (RuntimeError("Authentication failed: token required"), "RAY_AUTH_TOKEN"),
+        (ValueError("a value of the environment"), "unset it"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), "unset it"),
+        (TimeoutError("in 60 s"), "unset it"),
+    ],
+)
+def test_whatever_ray_refuses_with_is_a_sentence_about_its_address(monkeypatch, ray_that_raises, error, fix):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    ray_that_raises(error)
+    with (
+        pytest.raises(ResourceError, match=r"RAY_ADDRESS: Ray cannot join 10\.0\.0\.1:6379") as caught,
+        ray_cluster.connected(),
+    ):
+        pass
+    assert fix in caught.value.fix
+    assert str(error)[:30] in caught.value.problem
+
+
+def test_a_ray_that_does_not_start_here_says_so(monkeypatch, ray_that_raises):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray_that_raises(ValueError("AF_UNIX path length cannot exceed 107 bytes"))
+    with pytest.raises(ResourceError, match="Ray does not start on this machine"), ray_cluster.connected():
+        pass
+
+
+def test_ray_starts_where_no_file_of_a_user_can_stand_for_ours(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with ray_cluster._in_a_folder_without_a_users_modules():
+        assert Path.cwd() != tmp_path
+        assert not Path("config.py").exists()
+    assert Path.cwd() == tmp_path

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from trainer import resolve
 from trainer.cli.main import app
 from trainer.errors import CheckpointError
+from trainer.storage import bucket as buckets
 from trainer.storage import checkpoints, layout, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
@@ -26,9 +27,9 @@ def bucket():
     with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        store._store.cache_clear()
+        buckets.client.cache_clear()
         yield f"s3://{BUCKET}"
-        store._store.cache_clear()
+        buckets.client.cache_clear()
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -41,6 +41,18 @@ def test_a_run_that_is_trained_elsewhere_is_refused_with_the_owner_named(run):
         Lease(run, ignore)
 
 
+def test_a_claim_that_is_being_written_is_no_dead_one(run, monkeypatch):
+    """Where there are no hard links, the name of a claim appears before its content."""
+    store.write(lease._object(run, 1, "json"), b"")
+
+    def sleep(_):
+        claimed_by(run, pid=4711)
+
+    monkeypatch.setattr(lease.time, "sleep", sleep)
+    with pytest.raises(ConflictError, match="process 4711 on elsewhere is training"):
+        Lease(run, ignore)
+
+
 def test_a_claim_without_a_sign_of_life_is_taken_over(run):
     claimed_by(run, age=lease.EXPIRES_AFTER_S + 1)
     held = Lease(run, ignore)

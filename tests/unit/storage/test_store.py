@@ -6,6 +6,7 @@ from support.object_store import s3_server
 from trainer import resolve
 from trainer.driver import preflight
 from trainer.errors import ConflictError, OutageError, StorageError
+from trainer.storage import bucket as buckets
 from trainer.storage import mirror, store
 
 CONFIG = resolve.load("seed")
@@ -21,9 +22,9 @@ def server():
 def bucket(server, monkeypatch, request):
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    store._store.cache_clear()
+    buckets.client.cache_clear()
     yield f"s3://runs/{request.node.name[:40]}"
-    store._store.cache_clear()
+    buckets.client.cache_clear()
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -81,20 +82,64 @@ def test_a_run_of_a_similar_name_is_not_listed(place):
     ("given", "normal"),
     [
         ("file:///tmp/runs/", "/tmp/runs"),
+        ("file://localhost/tmp/a%20b", "/tmp/a b"),
         ("s3://bucket/prefix/", "s3://bucket/prefix"),
+        ("s3://runs/a//b", "s3://runs/a/b"),
+        ("S3://runs//a/", "s3://runs/a"),
         ("gs://bucket", "gs://bucket"),
         ("/tmp/a b", "/tmp/a b"),
+        ("/tmp/x/../a", "/tmp/a"),
+        ("/tmp//a/./b/", "/tmp/a/b"),
+        ("/tmp/a:b", "/tmp/a:b"),
+        ("s3://runs/100% #1?", "s3://runs/100% #1?"),
     ],
 )
 def test_a_storage_has_one_spelling(given, normal):
     assert store.normalise(given) == normal
+    assert store.normalise(normal) == normal
 
 
-@pytest.mark.parametrize(("given", "words"), [("ftp://x/y", ["ftp://x/y", "s3"]), ("s3://", ["names no bucket"])])
-def test_a_uri_of_another_kind_is_refused(given, words):
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("ftp://x/y", ["ftp://x/y", "s3"]),
+        ("s3a://x/y", ["s3a://x/y", "s3 for s3a"]),
+        ("s3://", ["names no bucket"]),
+        ("s3:///x", ["names no bucket"]),
+        ("s3://runs/p/../q", ["s3://runs/p/../q", "write it without"]),
+        ("s3://runs/./q", ["write it without"]),
+        ("s3:/runs/q", ["s3:/runs/q looks like a URI", "s3://", "./s3:/runs/q"]),
+        ("s3:runs", ["looks like a URI"]),
+        ("s3//runs/q", ["looks like a URI"]),
+        ("https:/x", ["looks like a URI"]),
+        ("https://x.example/runs", ["unknown scheme"]),
+        ("file://runs/a", ["no absolute path"]),
+        ("s3://localhost:9000/runs", ["localhost:9000", "AWS_ENDPOINT"]),
+        ("s3://b ucket/x", ["b ucket"]),
+        ("s3://runs/a\nb", ["control characters"]),
+        ("runs\0", ["control characters"]),
+        ("runs\udcff", ["not UTF-8"]),
+        ("~nobody-of-this-name/runs", ["home folder"]),
+    ],
+)
+def test_what_is_no_storage_is_refused(given, words):
     with pytest.raises(StorageError) as error:
         store.normalise(given)
     assert all(word in str(error.value) for word in words)
+
+
+def test_credentials_in_a_uri_are_refused_and_not_shown():
+    with pytest.raises(StorageError, match="has credentials in it") as error:
+        store.normalise("s3://AKIA:geheim@runs/x")
+    assert "geheim" not in str(error.value)
+
+
+def test_a_working_folder_that_was_removed_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match="the working folder was removed"):
+        store.normalise("runs")
 
 
 def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
@@ -104,7 +149,7 @@ def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
 
 def test_a_server_that_is_not_there_is_a_sentence_with_its_endpoint(monkeypatch, bucket):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    store._store.cache_clear()
+    buckets.client.cache_clear()
     monkeypatch.setattr(store, "CHECK_DEADLINE_S", 1)
     with pytest.raises(StorageError, match=r"the store at http://127\.0\.0\.1:9 is unreachable"):
         store.check("s3://runs")

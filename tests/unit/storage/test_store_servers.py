@@ -8,7 +8,8 @@ from support import proxy
 from support.object_store import BUCKET, STORES
 
 from trainer.errors import ConflictError, OutageError, StorageError
-from trainer.storage import checkpoints, layout, store, store_errors
+from trainer.storage import bucket as buckets
+from trainer.storage import checkpoints, layout, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.lease import Lease
 
@@ -27,9 +28,9 @@ def server(request, tmp_path_factory):
     with start() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        store._store.cache_clear()
+        buckets.client.cache_clear()
         yield f"{scheme}://{BUCKET}"
-        store._store.cache_clear()
+        buckets.client.cache_clear()
 
 
 @pytest.fixture
@@ -161,35 +162,35 @@ def test_a_bucket_that_is_not_there_is_a_refusal_that_says_so(server):
 
 @remote
 def test_a_server_that_is_gone_is_an_outage_and_its_address_is_named(server, monkeypatch):
-    monkeypatch.setenv(store_errors.ENDPOINTS[server.partition("://")[0]], "http://127.0.0.1:9/account")
+    monkeypatch.setenv(buckets.ENDPOINTS[server.partition("://")[0]][0], "http://127.0.0.1:9/account")
     monkeypatch.setattr(store, "CHECK_DEADLINE_S", 1)
-    store._store.cache_clear()
+    buckets.client.cache_clear()
     with pytest.raises(OutageError, match=r"the store at http://127\.0\.0\.1:9/account is unreachable"):
         store.check(server)
-    store._store.cache_clear()
+    buckets.client.cache_clear()
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_an_identity_that_is_refused_is_no_outage_whatever_is_asked(server, monkeypatch):
     with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
-        store._store.cache_clear()
+        buckets.client.cache_clear()
         store.write(f"{server}/x", b"x")
         between.fault = proxy.FORBIDDEN
         asked = [store.check, store.read, store.files, store.folders, store.delete]
         for ask in [*asked, lambda uri: store.write(uri, b""), lambda uri: store.create(uri, b"")]:
-            with pytest.raises(StorageError, match="the store refuses this identity") as error:
+            with pytest.raises(StorageError, match="access denied") as error:
                 ask(f"{server}/x")
             assert not isinstance(error.value, OutageError)
         assert between.failed == 7  # it is not asked a second time
-    store._store.cache_clear()
+    buckets.client.cache_clear()
 
 
 @pytest.mark.parametrize("server", ["moto", "versitygw"], indirect=True)
 def test_a_create_whose_answer_was_lost_is_recognised_as_ours(server, place, monkeypatch):
     with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
-        store._store.cache_clear()
+        buckets.client.cache_clear()
         between.fault = proxy.Fault(status=503, share=0.5)
         for i in range(12):
             uri = store.join(place, str(i))
@@ -197,4 +198,4 @@ def test_a_create_whose_answer_was_lost_is_recognised_as_ours(server, place, mon
             assert not store.create(uri, b"another")
             assert store.read(uri) == b"%d" % i
         assert between.failed > 5
-    store._store.cache_clear()
+    buckets.client.cache_clear()

@@ -55,10 +55,86 @@ def test_a_mac_has_one_gpu_with_mocked_platform(monkeypatch):
 
 def test_gpu_count_follows_cuda_visible_devices_with_mocked_driver(monkeypatch):
     monkeypatch.setattr(device, "gpu_kind", lambda: "cuda")
+    monkeypatch.setattr(device, "gpu_names", lambda: ["NVIDIA H100"] * 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert device.gpu_count() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device.gpu_count() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,2")
+    assert device.gpu_count() == 1
+
+
+def test_a_broken_driver_has_no_gpus_whatever_is_visible(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device.platform, "system", lambda: "Linux")
+    with pytest.raises(ResourceError, match="gpu: true, but nvidia-smi lists none; repair the driver"):
+        preflight.check_resources(resolve.load("fast", None, ["gpu=true"]))
+
+
+@pytest.fixture
+def cgroup(monkeypatch, tmp_path):
+    """A machine of 64 cores whose process is in the cgroups that are written down here."""
+    monkeypatch.setattr(device, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(device, "CGROUP_OF_THIS_PROCESS", tmp_path / "self")
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+
+    def write(membership, **files):
+        (tmp_path / "self").write_text(membership)
+        for name, content in files.items():
+            file = tmp_path / "cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("50000 100000", 1),
+        ("150000 100000", 1),
+        ("200000 100000", 2),
+        ("250000 100000", 2),
+        ("max 100000", 64),
+        ("x", 64),
+    ],
+)
+def test_a_quota_of_cgroup_2_limits_the_cores(cgroup, quota, cores):
+    cgroup("0::/", **{"cpu.max": f"{quota}\n"})
+    assert device.cpu_count() == cores
+
+
+def test_the_quota_of_a_cgroup_above_limits_the_cores(cgroup):
+    cgroup(
+        "0::/team.slice/job.scope", **{"team.slice/cpu.max": "300000 100000\n", "team.slice/job.scope/cpu.max": "max 1"}
+    )
+    assert device.cpu_count() == 3
+
+
+@pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpu"])
+@pytest.mark.parametrize(("quota", "cores"), [("400000", 4), ("50000", 1), ("-1", 64)])
+def test_a_quota_of_cgroup_1_limits_the_cores(cgroup, mount, quota, cores):
+    folder = f"{mount}/docker/0123"
+    cgroup(
+        "4:memory:/docker/0123\n3:cpu,cpuacct:/docker/0123\n0::/\n",
+        **{f"{folder}/cpu.cfs_quota_us": f"{quota}\n", f"{folder}/cpu.cfs_period_us": "100000\n"},
+    )
+    assert device.cpu_count() == cores
+
+
+def test_a_container_sees_its_quota_at_the_mount_itself(cgroup):
+    cgroup("3:cpu:/docker/0123\n", **{"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"})
+    assert device.cpu_count() == 2
+
+
+def test_affinity_limits_the_cores(cgroup, monkeypatch):
+    cgroup("0::/", **{"cpu.max": "800000 100000\n"})
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: {3, 5})
+    assert device.cpu_count() == 2
 
 
 def test_workers_share_the_cores_with_mocked_cores(monkeypatch):

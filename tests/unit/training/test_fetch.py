@@ -214,6 +214,28 @@ def test_a_bad_given_folder_is_refused_and_no_other_place_is_tried(home, mirrors
     assert "nowhere is not a folder" in failure()[0]
 
 
+@pytest.mark.parametrize("below", ["FashionMNIST/raw", "raw", "."])
+@pytest.mark.parametrize("content", [CONTENT, PACKED, {**CONTENT, **PACKED}], ids=["plain", "gz", "both"])
+@pytest.mark.parametrize("by", ["--data", "FASHION_MNIST_DIR"])
+def test_a_root_of_torchvision_is_a_folder_with_the_files(home, cache, monkeypatch, below, content, by):
+    (home / "root" / below).mkdir(parents=True, exist_ok=True)
+    files = fill(home / "root" / below, content)
+    if by == "FASHION_MNIST_DIR":
+        monkeypatch.setenv(by, str(home / "root"))
+    folder = found(home / "root" if by == "--data" else None)[0]
+    assert folder == (cache if content is PACKED else files)
+    assert {name: (folder / name).read_bytes() for name in CONTENT} == CONTENT
+
+
+def test_what_is_here_is_found_without_fetching_it(home, cache, mirrors, monkeypatch):
+    use(monkeypatch, *mirrors)
+    assert fetch.find_here(None) is None
+    assert not cache.exists()
+    fill(home / "package", PACKED)
+    assert fetch.find_here(None) == home / "package"
+    assert not cache.exists()
+
+
 def test_a_given_folder_may_hold_plain_or_gz_files_or_both(home, cache):
     plain = fill(home / "plain", CONTENT)
     assert found(plain)[0] == plain
