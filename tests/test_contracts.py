@@ -176,8 +176,6 @@ def test_the_command_line_is_this_and_no_more():
                 "--cpus-per-worker",
                 "--data",
                 "--dry-run",
-                "--fork",
-                "--from",
                 "--gpu",
                 "--log-format",
                 "--name",
@@ -185,8 +183,22 @@ def test_the_command_line_is_this_and_no_more():
                 "--workers",
             ]
         ),
+        "fork": sorted(
+            [
+                "--config",
+                "--cpus-per-worker",
+                "--data",
+                "--dry-run",
+                "--from",
+                "--gpu",
+                "--log-format",
+                "--set",
+                "--storage",
+                "--workers",
+            ]
+        ),
         "evaluate": sorted([*common, "--data", "--json", "--storage", "--tasks"]),
-        "report": ["--output", "--storage"],
+        "report": ["--context", "--namespace", "--output", "--storage"],
         "checkpoints": ["--keep", "--storage"],
         "config": sorted([*common, "--schema"]),
         "submit": sorted(
@@ -195,6 +207,7 @@ def test_the_command_line_is_this_and_no_more():
                 *[
                     "--cluster",
                     "--cpus-per-worker",
+                    "--dry-run",
                     "--gpu",
                     "--log-format",
                     "--name",
@@ -205,9 +218,9 @@ def test_the_command_line_is_this_and_no_more():
             ]
         ),
         "status": ["--context", "--json", "--namespace", "--storage"],
-        "logs": ["--context", "--follow", "--namespace", "--storage"],
-        "stop": [*place, "--storage"],
-        "list": [*place, "--storage"],
+        "logs": ["--context", "--follow", "--namespace", "--raw", "--since", "--storage", "--tail"],
+        "stop": [*place, "--storage", "--wait"],
+        "list": ["--context", "--json", "--namespace", "--storage"],
         "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }
 

@@ -38,6 +38,8 @@ def _introduction() -> list[str]:
         "A run's config is a recipe, a file over it (`--config`), and settings over both (`--set key=value`).",
         "`trainer config` prints what comes out; `trainer config --schema` the schema (`docs/config.schema.json`).",
         "",
+        f"Without options the recipe `{resolve.DEFAULT_RECIPE}` applies; the defaults here are from before any recipe.",
+        "",
     ]
 
 

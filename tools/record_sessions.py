@@ -56,7 +56,13 @@ def record(command: str, context: str) -> str:
             cwd=folder,
             check=False,
         )
-    printed = done.stdout.replace(folder, "~/experiments").replace(me(), "you@laptop").replace(context, CONTEXT)
+    called = f"{sys.executable} -m trainer"  # in the hints, which are for pasting
+    printed = (
+        done.stdout.replace(called, "trainer")
+        .replace(folder, "~/experiments")
+        .replace(me(), "you@laptop")
+        .replace(context, CONTEXT)
+    )
     ended = [f"$ echo $?\n{done.returncode}"] if done.returncode else []
     return "\n".join([f"$ trainer {command}", *(line.rstrip() for line in printed.rstrip().splitlines()), *ended])
 

@@ -34,7 +34,7 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.INTERNAL: "a bug in the trainer: the message says where the traceback is",
     ExitCode.CONFIG: "the command line, a config file or a `--set` is wrong: nothing was started",
     ExitCode.DATA: "Fashion-MNIST was not found, or its files are wrong or truncated",
-    ExitCode.STORAGE: "the storage cannot be read or written, or has no such run",
+    ExitCode.STORAGE: "the storage cannot be read or written, or there is no such run in it or on the cluster",
     ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still running",
     ExitCode.TRAINING: "the training failed: a worker raised an error or died, and retrying did not help",
     ExitCode.RESOURCES: "not enough CPUs, GPUs or memory on this machine or cluster",
@@ -64,6 +64,7 @@ class TrainerError(Exception):
 
     exit_code: ExitCode = ExitCode.INTERNAL
     retry: bool = False
+    then: str = ""  # commands to paste next, a line each; the command line knows them
 
     def __init__(
         self, problem: str, fix: str = "", *, retry: bool | None = None, exit_code: ExitCode | None = None
@@ -112,6 +113,10 @@ class StorageError(TrainerError):
     """The storage cannot be read or written, or has no such run."""
 
     exit_code = ExitCode.STORAGE
+
+
+class NoSuchRunError(StorageError):
+    """Neither the storage nor the cluster has a run of this name."""
 
 
 class OutageError(StorageError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from trainer.config import Config, from_mapping
+from trainer.config import Config, differences, from_mapping
 from trainer.errors import ConfigError
 
 DEFAULT_RECIPE = "fast"
@@ -63,6 +63,11 @@ def merge(
     for override in overrides:
         _merge(settings, _parse_override(override))
     return settings
+
+
+def closest_recipe(config: Config) -> str:
+    """Return the recipe that a config differs from in the fewest settings: the one it was made of, or is most like."""
+    return min(recipes(), key=lambda recipe: (len(differences(load(recipe), config)), recipe))
 
 
 def read(file: Path) -> Config:

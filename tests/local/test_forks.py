@@ -11,14 +11,13 @@ def test_a_fork_trains_with_other_settings_and_keeps_its_source(finished):
     folder, _ = finished
     first = Record(folder / "runs" / "one")
     before = {file: file.read_bytes() for file in first.folder.rglob("*") if file.is_file()}
-    settings = [*SMALL, "--set", "epochs=3", "--set", "model.dropout=0.1", "--set", "optimizer.lr=0.01"]
-    arguments = ["train", "--name", "one", *settings]
+    settings = ["--set", "epochs=3", "--set", "optimizer.lr=0.01"]
 
-    refused = run_trainer(folder, *arguments)
+    refused = run_trainer(folder, "train", "--name", "one", *SMALL, *settings)
     assert refused.returncode == 5
-    assert "--fork NEW" in refused.stderr
+    assert "trainer fork one NEW" in refused.stderr
 
-    done = run_trainer(folder, *arguments, "--fork", "two")
+    done = run_trainer(folder, "fork", "one", "two", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting from " in done.stdout
     second = Record(folder / "runs" / "two")
@@ -28,17 +27,14 @@ def test_a_fork_trains_with_other_settings_and_keeps_its_source(finished):
     assert second.points()[0]["learning_rate"] < 0.01
     assert {file: file.read_bytes() for file in first.folder.rglob("*") if file.is_file()} == before
 
-    again = run_trainer(folder, *arguments, "--fork", "two")
+    again = run_trainer(folder, "fork", "one", "two", *settings)
     assert again.returncode == 0
     assert "finished already" in again.stdout
 
 
 def test_a_fork_that_fits_no_checkpoint_is_refused_before_anything_starts(finished):
     folder, _ = finished
-    refused = run_trainer(folder, "train", "--name", "one", "--set", "model.hidden=[8]", "--fork", "three")
+    refused = run_trainer(folder, "fork", "one", "three", "--set", "model.hidden=[8]")
     assert refused.returncode == 2
     assert "whose checkpoints fit only that" in refused.stderr
     assert not (folder / "runs" / "three").exists()
-    refused = run_trainer(folder, "train", "--from", "best")
-    assert refused.returncode == 2
-    assert "name the new run with --fork" in refused.stderr

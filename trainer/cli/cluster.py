@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.cli import again
 from trainer.cli.options import (
     Context,
     CpusPerWorker,
@@ -24,13 +26,15 @@ from trainer.cli.options import (
     Workers,
     as_overrides,
     run_name,
+    seconds_of,
 )
-from trainer.errors import ExitCode
-from trainer.observe.text import clean, say
+from trainer.cli.shown import place, show_columns
+from trainer.errors import ExitCode, InterruptedRunError, TrainerError
+from trainer.observe.text import date, duration, number, say
 from trainer.storage import store
 
 if TYPE_CHECKING:
-    from trainer.cluster.client import Outcome, Run
+    from trainer.cluster.client import Outcome, Run, RunRow, RunStatus
     from trainer.doctor.check import Check
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
@@ -44,6 +48,7 @@ Storage = Annotated[
         envvar="TRAINER_STORAGE",
     ),
 ]
+STALE_S = 30.0  # from when on the age of a number is shown
 STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
@@ -75,33 +80,66 @@ def submit(
     context: Context = None,
     namespace: Namespace = None,
     log_format: Format = LogFormat.AUTO,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, and ask the cluster; create nothing.")
+    ] = False,
 ) -> None:
     """Train on a Kubernetes cluster: create a RayJob, follow it, and exit with its exit code.
 
-    The same command again follows the same run.
+    The same command with the same --name follows the same run.
     """
     from trainer.cluster import client
 
-    run = client.submit(
-        run_name(name, recipe),
+    named = run_name(name, recipe)
+    try:
+        run = client.submit(
+            named,
+            recipe=recipe,
+            file=file,
+            overrides=as_overrides(overrides, workers, gpu, cpus_per_worker),
+            cluster=cluster.value,
+            context=context,
+            namespace=namespace,
+            log=_note,
+            dry_run=dry_run,
+        )
+    except KeyboardInterrupt:
+        stopped = InterruptedRunError(f"Stopped while {named} was being submitted")
+        stopped.then = f"See whether it was: {again.command('status', named, context=context, namespace=namespace)}"
+        raise stopped from None
+    where = f"{run.namespace} of {run.context}"
+    if dry_run:
+        can = "can be submitted" if run.created else "is there already, with this config"
+        say(f"Run {run.name} {can}: {where}, {run.config.total_steps} steps, workers: {run.config.workers}.")
+        return
+    again_line = again.on_cluster(
+        run,
+        "submit",
+        name=run.name,
         recipe=recipe,
-        file=file,
-        overrides=as_overrides(overrides, workers, gpu, cpus_per_worker),
-        cluster=cluster.value,
-        context=context,
-        namespace=namespace,
-        log=_note,
+        config=file,
+        set=overrides,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        cluster=None if cluster is Kind.OWN else cluster.value,
+        storage=storage,
+        **again.gpu_option(gpu),
     )
     if log_format is not LogFormat.JSON:
-        state = "submitted" if run.created else "exists already, with this config; joining it"
-        say(f"Run {run.name} in {run.namespace} of {run.context}: {state}.")
+        joined = (
+            "has finished already, with this config"
+            if run.has_finished
+            else "exists already, with this config; joining it"
+        )
+        state = "submitted" if run.created else joined
+        say(f"Run {run.name} in {where}: {state}.")
     if wait:
-        _follow(run, storage, log_format)
-    else:
-        say(_how_to_return(run.name))
+        _follow(run, storage, log_format, again_line)
+    elif log_format is not LogFormat.JSON:
+        say(_how_to_return(run, again_line))
 
 
-def _follow(run: Run, storage: str | None, log_format: LogFormat) -> None:
+def _follow(run: Run, storage: str | None, log_format: LogFormat, again_line: str) -> None:
     from trainer.cluster import client
     from trainer.observe import display
 
@@ -110,98 +148,186 @@ def _follow(run: Run, storage: str | None, log_format: LogFormat) -> None:
         ended = client.follow(run, shown, storage)
     except KeyboardInterrupt:
         shown.close()
-        say(f"\nDetached; the run continues. {_how_to_return(run.name)}")
+        _note("\nDetached; the run continues.")
+        _note(_how_to_return(run, again_line))
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except TrainerError as error:
+        error.then = _how_to_return(run, again_line)
+        raise
     finally:
         shown.close()
-    _show_end(run, ended, log_format)
+    _show_end(run, ended, log_format, again_line)
 
 
-def _how_to_return(run: str) -> str:
-    return f"See it: trainer status {run}. Follow it: the same submit again. Stop it: trainer stop {run}."
+def _how_to_return(run: Run, again_line: str) -> str:
+    see, stop = (again.on_cluster(run, word, run.name) for word in ("status", "stop"))
+    return f"See it:    {see}\nFollow it: {again_line}\nStop it:   {stop}"
 
 
-def _show_end(run: Run, ended: Outcome, log_format: LogFormat) -> None:
+def _show_end(run: Run, ended: Outcome, log_format: LogFormat, again_line: str) -> None:
     from trainer.cluster.status import numbers
 
     if log_format is LogFormat.JSON:
         typer.echo(json.dumps({"event": "result", **ended.as_result()}))
-    if ended.status == "pending":
-        _note(f"The RayJob stays: the same submit follows it again, `trainer stop {run.name}` ends it.")
     if ended.exit_code is not ExitCode.OK:
-        raise ended.error()
+        error = ended.error()
+        stop_line = again.on_cluster(run, "stop", run.name)
+        pending = f"Its RayJob stays.\nFollow it: {again_line}\nStop it:   {stop_line}"
+        error.then = pending if ended.status == "pending" else f"To continue it: {again_line}"
+        raise error
     if log_format is not LogFormat.JSON:
         record = f"; its record is {run.record}" if run.record else ""
         say(f"{ended.problem}: {numbers(ended.result)}{record}.")
 
 
 def status(
-    run: RunName,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run's name; without it, all runs are listed.")
+    ] = None,
     storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how a run on the cluster is getting on, what it waits for, and how it ended."""
+    """Show how a run is getting on, what it waits for, and how it ended."""
     from trainer.cluster import client
+
+    if run is None:
+        list_runs(storage, context, namespace, as_json)
+        return
+    found = client.status_of(run, context=context, namespace=namespace, storage=storage)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        show_columns(_status_rows(found))
+
+
+def _status_rows(found: RunStatus) -> list[tuple[str, str]]:
     from trainer.cluster.status import numbers
 
-    found = client.status_of(run, context=context, namespace=namespace, storage=storage).as_dict()
-    if as_json:
-        typer.echo(json.dumps(found))
-        return
-    result = found.pop("result", None)
-    if result is not None:
-        found["numbers"] = numbers(result)
-    lines = [
-        (key, value) for key, values in found.items() for value in (values if isinstance(values, list) else [values])
+    progress = found.progress
+    rows = [
+        ("run", found.run),
+        ("state", found.state),
+        ("epoch", _of(progress.get("epoch"), progress.get("epochs"))),
+        ("step", _of(progress.get("step"), progress.get("steps"))),
+        ("loss", number(progress.get("train_loss"), ".4f")),
+        ("test accuracy", number(progress.get("test_accuracy"), ".2%")),
+        ("samples/s", number(progress.get("samples_per_second"), ",.0f")),
+        ("ETA", duration(progress.get("seconds_left")) if found.exit_code is None else "–"),
+        ("ray cluster", found.ray_cluster or "–"),
+        ("submitted by", found.submitted_by or "–"),
+        ("submitted at", found.submitted_at or "–"),
+        ("record", found.record or "–"),
+        ("exit code", number(found.exit_code, "d")),
+        ("ended", found.ended or "–"),
+        ("numbers", "–" if found.result is None else numbers(found.result)),
+        *(("now", message) for message in found.now),
     ]
-    _show_columns([(key.replace("_", " "), str(value)) for key, value in lines])
+    return [row for row in rows if row[1] != "–"]
+
+
+def _of(done: float | None, total: float | None) -> str:
+    return "–" if done is None else f"{done:.0f}" if total is None else f"{done:.0f}/{total:.0f}"
 
 
 def logs(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run ends.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only lines of the last 30s, 5m, 2h or 1d.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="As it was printed, JSON included.")] = False,
     storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """Print the driver's log of a run on the cluster; of one whose RayJob is gone, its record's events and points."""
+    """Print the log of a run on the cluster, as submit shows it; of one whose RayJob is gone, by its record."""
     from trainer.cluster import client
 
-    for line in client.logs(run, follow=follow, context=context, namespace=namespace, storage=storage):
+    since_s = None if since is None else seconds_of(since)
+    lines = client.logs(
+        run,
+        follow=follow,
+        raw=raw,
+        tail=tail,
+        since_s=since_s,
+        context=context,
+        namespace=namespace,
+        storage=storage,
+    )
+    for line in lines:
         say(line)
 
 
-def stop(run: RunName, storage: Storage = None, context: Context = None, namespace: Namespace = None) -> None:
+def stop(
+    run: RunName,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until its pods are gone.")] = True,
+    storage: Storage = None,
+    context: Context = None,
+    namespace: Namespace = None,
+) -> None:
     """Stop a run on the cluster: its pods go, its record stays; submitted again, it resumes."""
     from trainer.cluster import client
 
-    _note(f"Stopping {run}: signalling the driver and waiting for its pods to terminate.")
-    record = client.stop(run, context=context, namespace=namespace, storage=storage).record
-    say(f"Run {run} is stopped and its pods are gone; its record is kept. Submit it again to resume.")
-    if record is not None:
-        say(f"Its record {record.record}: {record.state}, epoch {record.progress.get('epoch', '–')}.")
+    stopped = client.stop(run, wait=wait, context=context, namespace=namespace, storage=storage, log=_note)
+    if stopped.ended is not None:
+        was = {"finished": "has finished", "failed": "has failed"}.get(stopped.ended.status, "is stopped already")
+        say(f"{run} {was}; nothing to stop.")
+        return
+    pods = "its pods are gone" if wait else "its pods are ending"
+    kept = "Its record is kept." if stopped.had_started else "It had not started training."
+    say(f"Run {run} is stopped, and {pods}. {kept}")
+    if not stopped.listed:
+        _note("It is not listed any more: a RayJob that stands for it could not be created.")
+    if stopped.record is not None:
+        progress = stopped.record.progress
+        at = _of(progress.get("epoch"), progress.get("epochs"))
+        say(f"Its record {stopped.record.record}: {stopped.record.state}, epoch {at}.")
+    if stopped.submitted_with:
+        say(f"To continue it: {again.on_cluster(stopped, 'submit', *stopped.submitted_with)}")
 
 
 def list_runs(
     storage: Annotated[
-        str | None, typer.Option("--storage", help="List the runs kept there instead: s3://bucket/prefix, or a folder.")
+        str | None, typer.Option("--storage", help="List only the runs kept there: s3://bucket/prefix, or a folder.")
     ] = None,
     context: Context = None,
     namespace: Namespace = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the runs of a namespace, or those of a storage: also the ones whose cluster is gone."""
+    """List the runs of this machine's storage and of the current cluster, or only those of the one that is named."""
     from trainer.cluster import client
 
     runs = client.list_runs(storage, context=context, namespace=namespace)
     if runs.note:
         _note(runs.note)
-    if runs.rows:
-        header = ("run", "state", "epoch", "accuracy", "ended")
-        _show_columns([header, *((row.run, row.state, row.epoch, row.accuracy, row.ended) for row in runs.rows)])
+    if as_json:
+        typer.echo(json.dumps([row.as_dict() for row in runs.rows]))
+    elif runs.rows:
+        show_columns(_list_rows(runs.rows))
     else:
         say("There are no runs.")
+    if runs.missing is not None:
+        raise runs.missing
+
+
+def _list_rows(runs: Sequence[RunRow]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("run", "state", "epoch", "accuracy", "started", "where")]
+    for row in runs:
+        age = time.time() - row.seen_at if row.seen_at and row.state == "running" else 0.0
+        stale = f" ({duration(age)} ago)" if age >= STALE_S else ""
+        rows.append(
+            (
+                row.run,
+                row.state,
+                _of(row.epoch, row.epochs) + stale,
+                number(row.test_accuracy, ".2%"),
+                date(row.started_at),
+                place(row.where),
+            )
+        )
+    several = len({row.where for row in runs}) > 1
+    return rows if several else [row[:-1] for row in rows]
 
 
 def doctor(
@@ -243,16 +369,7 @@ def _show_checks(checks: list[Check]) -> None:
         (check.state.value, check.where, check.what, f"{check.found} → {check.fix}" if check.fix else check.found)
         for check in checks
     ]
-    _show_columns(rows, [STYLES[check.state.value] for check in checks])
-
-
-def _show_columns(rows: Sequence[tuple[str, ...]], styles: Sequence[str] | None = None) -> None:
-    """Print aligned columns, each row on one line, however long: a table would wrap and shorten cells."""
-    cells = [[clean(text) for text in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row, style in zip(cells, styles or [""] * len(cells), strict=True):
-        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        say(line.rstrip(), style=style)
+    show_columns(rows, [STYLES[check.state.value] for check in checks])
 
 
 def _note(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Annotated
 import typer
 
 from trainer import resolve
+from trainer.errors import ConfigError
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class LogFormat(str, Enum):
@@ -63,6 +67,18 @@ def as_overrides(
         if value is not None
     ]
     return [*(overrides or []), *given]
+
+
+def seconds_of(text: str) -> float:
+    """Return a duration such as ``30s``, ``5m``, ``2h`` or ``1d`` in seconds; a number alone is seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip())
+    if not match:
+        raise ConfigError(f"--since: {text!r} is not a duration", "write it as 30s, 5m, 2h or 1d")
+    return float(match[1]) * SECONDS[match[2] or "s"]
 
 
 def run_name(name: str | None, recipe: str | None) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from trainer import config, resolve
-from trainer.cli.options import Data, File, Overrides, Recipe, Runs
-from trainer.cli.shown import place, show_scores
-from trainer.errors import CheckpointError, ConfigError
-from trainer.observe.text import cell, console, say
+from trainer.cli.options import Context, Data, File, Namespace, Overrides, Recipe, Runs
+from trainer.cli.shown import place, show_columns, show_scores
+from trainer.cluster.api import NoKubeconfigError
+from trainer.errors import CheckpointError, ConfigError, NoSuchRunError, TrainerError
+from trainer.observe.text import say
 from trainer.storage import checkpoints, seal, store
 from trainer.storage.mirror import find_run, push
+from trainer.storage.record import Record
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +47,15 @@ def evaluate(
             raise ConfigError(f"{target} holds weights without their network", "name it with --recipe or --config")
         weights, settings = store.normalise(target), resolve.load(recipe, file, overrides or [])
     else:
+        if recipe or file or overrides:
+            raise ConfigError(
+                f"{target} is a run, whose config is in its record",
+                "leave out --recipe, --config and --set: they are for a weights file",
+            )
         record = find_run(target, store.normalise(runs))
         weights, settings = evaluation.weights_of(record), record.config()
+    if not as_json:
+        say("Starting Ray to score the test set.", stderr=True)  # it takes seconds
     scores, _ = evaluation.evaluate(weights, settings, data, tasks, (lambda _: None) if as_json else say)
     if as_json:
         typer.echo(json.dumps(scores.as_dict()))
@@ -58,27 +67,54 @@ def report(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     runs: Runs = "runs",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the page; default: the run's, for several comparison/.")
+        Path | None,
+        typer.Option(
+            help="Folder for the page; default: the run's, comparison_A_B/ for several, report_A/ from a log."
+        ),
     ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Make a run's report again from its record, or compare several runs on one page."""
+    """Make a run's report again from its record, or compare several runs on one page.
+
+    A run that is not in the storage is taken from the cluster, as far as its log has it.
+    """
     from trainer.observe import page
 
     storage = store.normalise(runs)
-    records = [find_run(target, storage) for target in targets]
-    for record in records:
-        for name, damage in seal.verify(record).items():
-            say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
-    if len(records) > 1:
-        beside = Path("comparison") if store.is_remote(storage) else Path(storage) / "comparison"
-        written = str(page.write_comparison(records, output or beside))
-    elif output is not None:
-        written = str(page.write(records[0], output))
-    else:
-        page.write(records[0])
-        push(records[0])
-        written = records[0].report
+    with tempfile.TemporaryDirectory() as scratch:
+        records = [_find(target, storage, Path(scratch), context, namespace) for target in targets]
+        from_log = any(record.folder.parent == Path(scratch) for record in records)
+        if len(records) > 1:
+            beside = (Path() if store.is_remote(storage) else Path(storage)) / page.comparison_name(records)
+            written = str(page.write_comparison(records, output or beside))
+        elif output is not None or from_log:
+            written = str(page.write(records[0], output or Path(f"report_{records[0].name}")))
+        else:
+            page.write(records[0])
+            push(records[0])
+            written = records[0].report
     say(f"Report: {place(written)}")
+
+
+def _find(target: str, storage: str, scratch: Path, context: str | None, namespace: str | None) -> Record:
+    """Return a run's record in a storage, or what the cluster's log has of it; damage is said."""
+    from trainer.cluster import client
+
+    try:
+        record = find_run(target, storage)
+    except NoSuchRunError as missing:
+        try:
+            record = client.record_from_log(target, scratch, context=context, namespace=namespace)
+        except (NoKubeconfigError, ModuleNotFoundError):
+            raise missing from None
+        except TrainerError as error:
+            raise NoSuchRunError(f"{missing.problem}; {error.problem}", error.fix) from None
+        say(f"{target} is not in {place(storage)}: what the log on the cluster has of it is shown.", stderr=True)
+        return record
+    for name, damage in seal.verify(record).items():
+        say(f"warning: {place(store.join(record.place, name))} {damage}", stderr=True)
+    return record
 
 
 class Action(str, Enum):
@@ -106,14 +142,16 @@ def list_checkpoints(
     verify = action is Action.VERIFY
     rows = checkpoints.described(record.place, verify)
     record_damage = seal.verify(record) if verify else {}
-    table = Table("checkpoint", "step", "attempt", "state", "", box=None)
+    table = [("checkpoint", "step", "attempt", "state", "")]
     for row in rows:
         best = "" if row.best_accuracy is None else f"best: {row.best_accuracy:.2%}"
         attempt = "–" if row.attempt is None else str(row.attempt)
-        table.add_row(cell(row.checkpoint.name), str(row.checkpoint.step), attempt, cell(row.state), best)
-    for name, damage in record_damage.items():
-        table.add_row(cell(name), "–", "–", cell(damage), "")
-    console().print(table) if table.rows else say(f"{target} has no checkpoint.")
+        table.append((row.checkpoint.name, str(row.checkpoint.step), attempt, row.state, best))
+    table += [(name, "–", "–", damage, "") for name, damage in record_damage.items()]
+    if len(table) > 1:
+        show_columns(table)
+    else:
+        say(f"{target} has no checkpoint.")
     damaged = [row.checkpoint.name for row in rows if row.damaged]
     if damaged:
         raise CheckpointError(f"{', '.join(damaged)}: damaged; a run that resumes takes the next older one")

@@ -1,16 +1,18 @@
-"""`trainer train`."""
+"""`trainer train` and `trainer fork`."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainer import resolve
+from trainer.cli import again
 from trainer.cli.options import (
     CpusPerWorker,
     Data,
@@ -25,62 +27,152 @@ from trainer.cli.options import (
     as_overrides,
     run_name,
 )
-from trainer.cli.shown import show_result
-from trainer.config import from_mapping
-from trainer.errors import ConfigError, ExitCode, TrainerError, error_facts
+from trainer.cli.shown import place, show_result
+from trainer.config import differences, from_mapping
+from trainer.driver import interrupts
+from trainer.errors import ExitCode, InterruptedRunError, TrainerError, error_facts
 from trainer.observe.text import say
 from trainer.storage import store
+from trainer.storage.mirror import find_run
 
 if TYPE_CHECKING:
     from trainer.driver.preflight import Plan
+
+
+Name = Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")]
 
 
 def train(
     recipe: Recipe = None,
     file: File = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: the recipe and the time.")] = None,
-    runs: Runs = "runs",
+    name: Name = None,
+    runs: Runs = again.DEFAULT_STORAGE,
     data: Data = None,
     workers: Workers = None,
     gpu: Gpu = None,
     cpus_per_worker: CpusPerWorker = None,
     log_format: Format = LogFormat.AUTO,
-    fork: Annotated[
-        str | None, typer.Option(metavar="NEW", help="Train NEW instead, starting from the run's checkpoint.")
-    ] = None,
-    from_checkpoint: Annotated[
-        str | None, typer.Option("--from", help="With --fork: this checkpoint, or `best`; default: the newest.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Train a model, and leave a record and a report of it."""
+    """Train a model, and leave a record and a report of it. The same command with the same --name resumes."""
     from trainer.driver import preflight
 
-    error: Exception | None = None
-    with _failure_in_json(log_format):
-        given = as_overrides(overrides, workers, gpu, cpus_per_worker)
-        merged = resolve.merge(recipe or resolve.DEFAULT_RECIPE, file, given)
+    def planned() -> tuple[Plan, str]:
+        merged = resolve.merge(
+            recipe or resolve.DEFAULT_RECIPE, file, as_overrides(overrides, workers, gpu, cpus_per_worker)
+        )
         preflight.check_worker_count(merged)
         settings = from_mapping(merged)
         named = resolve.check_name(run_name(name, recipe))
-        if from_checkpoint and not fork:
-            raise ConfigError(f"--from: {from_checkpoint} has no fork to start from it", "name the new run with --fork")
-        trained = resolve.check_name(fork) if fork else named
-        plan = preflight.prepare(
-            trained, settings, store.normalise(runs), data, named if fork else None, from_checkpoint
+        words = again.command(
+            "train",
+            name=named,
+            recipe=recipe,
+            config=file,
+            set=overrides,
+            storage=again.storage_option(runs),
+            data=data,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            **again.gpu_option(gpu),
         )
+        return preflight.prepare(named, settings, store.normalise(runs), data), words
+
+    _start(planned, log_format, dry_run)
+
+
+def fork(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The run to start from: its name or folder.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The new run's name.")],
+    file: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings over the source's.")] = None,
+    overrides: Overrides = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option("--from", help="Start from this checkpoint, or `best`; default: the newest.")
+    ] = None,
+    runs: Runs = again.DEFAULT_STORAGE,
+    data: Data = None,
+    workers: Workers = None,
+    gpu: Gpu = None,
+    cpus_per_worker: CpusPerWorker = None,
+    log_format: Format = LogFormat.AUTO,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a new run from another run's checkpoint, with that run's settings and what is changed here."""
+    from trainer.driver import preflight
+
+    def planned() -> tuple[Plan, str]:
+        named = resolve.check_name(new)
+        storage = store.normalise(runs)
+        given = as_overrides(overrides, workers, gpu, cpus_per_worker)
+        resolve.merge(None, file, given)  # a mistake in these is said first
+        original = find_run(source, storage)
+        before = original.config()
+        merged = resolve.merge(None, file, given, base=before.to_yaml())
+        preflight.check_worker_count(merged)
+        settings = from_mapping(merged)
+        words = again.command(
+            "fork",
+            source,
+            named,
+            config=file,
+            set=overrides,
+            **{"from": from_checkpoint},
+            storage=again.storage_option(runs),
+            data=data,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            **again.gpu_option(gpu),
+        )
+        plan = preflight.prepare(named, settings, storage, data, original, from_checkpoint)
+        if plan.fork is not None:
+            changed = "; ".join(differences(before, settings)) or "none"
+            _note(f"Fork of {original.name} at {plan.fork.checkpoint.name}. Changed settings: {changed}.", log_format)
+        return plan, words
+
+    _start(planned, log_format, dry_run)
+
+
+def _start(planned: Callable[[], tuple[Plan, str]], log_format: LogFormat, dry_run: bool) -> None:
+    """Check a run, and train it; `planned` returns it with the command that continues it."""
+    error: Exception | None = None
+    with _failure_in_json(log_format):
+        plan, words = planned()
+        run = plan.record.name
         if plan.finished is not None:
             for damage in plan.damage:
                 _note(f"warning: {damage}", log_format)
-            _note(f"Run {trained} is finished already, with this config.", log_format)
+            _note(f"Run {run} is finished already, with this config.", log_format)
             show_result(plan.record, plan.finished, as_json=log_format is LogFormat.JSON)
         elif dry_run:
             _dry_run(plan, log_format)
         else:
-            error = _run(plan, log_format)
+            _note(f"Run {run}: {place(plan.record.place)}", log_format)
+            with _continued_by(words):
+                error = _run(plan, log_format)
     if error is not None:  # the run has finished, and its result is printed
         raise error
+
+
+@contextmanager
+def _continued_by(words: str) -> Iterator[None]:
+    """Let whatever ends a run early end with the command that continues it."""
+    hint = f"To continue it: {words}"
+    try:
+        yield
+    except TrainerError as error:
+        error.then = hint
+        raise
+    except KeyboardInterrupt:  # before training, or while its end was written
+        stopped = interrupts.reason() or InterruptedRunError("Stopped; the record so far is kept")
+        stopped.then = hint
+        raise stopped from None
+    except BrokenPipeError:  # nobody reads what it prints, and it may well have finished
+        raise
+    except Exception:
+        say(hint, stderr=True)
+        raise
 
 
 def _run(plan: Plan, log_format: LogFormat) -> Exception | None:

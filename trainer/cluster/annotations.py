@@ -60,4 +60,5 @@ def progress_annotations(progress: Progress, config: Config) -> dict[str, str]:
         "samples-per-second": number(progress.samples_per_second, ".0f"),
         "eta": duration(progress.seconds_left),
     }
-    return {f"{rayjob.PREFIX}/{key}": value for key, value in values.items()}
+    annotations = {f"{rayjob.PREFIX}/{key}": value for key, value in values.items()}
+    return {**annotations, rayjob.PROGRESS: json.dumps(progress.numbers())}

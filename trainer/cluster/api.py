@@ -25,6 +25,7 @@ KubeObject = dict[str, Any]
 RAY_API = ("ray.io", "v1")
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 DEFAULT_NAMESPACE = "training"  # where `make deploy` installs the chart
+IN_A_POD = "this pod's cluster"  # stands for the name of a context, where there is none
 PART_OF = "app.kubernetes.io/part-of=fashion-mnist-on-ray"
 JOB_TEMPLATE = f"{PART_OF},app.kubernetes.io/component=job-template"
 RUN = f"{PART_OF},app.kubernetes.io/component=run"
@@ -364,4 +365,4 @@ def _load_service_account(settings: Any) -> tuple[str, str | None]:
             "set automountServiceAccountToken in its spec, or KUBECONFIG",
         ) from None
     namespace = SERVICE_ACCOUNT / "namespace"
-    return "this pod's cluster", namespace.read_text().strip() if namespace.exists() else None
+    return IN_A_POD, namespace.read_text().strip() if namespace.exists() else None

@@ -13,24 +13,26 @@ namespace or the one that has the chart. None of them needs Ray or PyTorch.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from trainer.cluster import rayjob, records, status
+from trainer.cluster import driver_log, outcome, rayjob, records, status
 from trainer.cluster import submit as submitting
 from trainer.cluster.api import KubeClient, KubeObject, NoKubeconfigError
 from trainer.cluster.follow import Watch
 from trainer.cluster.outcome import Outcome
 from trainer.cluster.status import RunRow, RunStatus
-from trainer.cluster.submit import NoSuchRunError
 from trainer.config import Config
-from trainer.errors import StorageError, TrainerError
+from trainer.errors import ClusterError, NoSuchRunError, StorageError, TrainerError
 from trainer.observe.display import Display, Event
 from trainer.observe.text import say
 from trainer.storage import layout, store
+from trainer.storage.mirror import find_run
+from trainer.storage.record import Record
 from trainer.storage.schema import Point, Result
 
 __all__ = [
@@ -43,10 +45,14 @@ __all__ = [
     "follow",
     "list_runs",
     "logs",
+    "record_from_log",
     "status_of",
     "stop",
     "submit",
 ]
+
+
+NOT_OF_A_RECORD = {"metrics", "result", "message"}  # what a driver prints, and its events.jsonl does not have
 
 
 @dataclass(frozen=True)
@@ -62,20 +68,41 @@ class Run:
     kube: KubeClient
     job: KubeObject
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether it had finished before it was submitted now."""
+        ended = outcome.of_run(self.job)
+        return ended is not None and ended.status == "finished"
+
 
 @dataclass(frozen=True)
 class RunList:
-    """The runs of a namespace or a storage; `note` says why no cluster was asked, if one was expected."""
+    """The runs of a namespace or a storage, newest first.
+
+    `note` says that no cluster was asked, if one was expected, and `missing` why one gave no answer.
+    """
 
     rows: list[RunRow]
     note: str = ""
+    missing: TrainerError | None = None
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """A run that was stopped; `record` is its record as it was left, if a storage was given and has it."""
+    """What became of stopping a run.
+
+    `ended` is how it had ended before, and then nothing was done. `had_started` is whether its driver ever ran, and
+    `listed` whether it is still listed; `submitted_with` are the options that submit it again. `record` is its record
+    as it was left, if a storage was given and has it.
+    """
 
     run: str
+    namespace: str
+    context: str
+    ended: Outcome | None = None
+    had_started: bool = True
+    listed: bool = True
+    submitted_with: Sequence[str] = ()
     record: RunStatus | None = None
 
 
@@ -115,18 +142,20 @@ def submit(
     context: str | None = None,
     namespace: str | None = None,
     log: Callable[[str], None] = lambda _: None,
+    dry_run: bool = False,
 ) -> Run:
     """Create a run's RayJob, or join the existing one of this name and config.
 
     The config is the recipe, then the cluster's settings, then `file`, then `overrides` as ``key=value``. `log`
-    gets a line for each step that takes time.
+    gets a line for each step that takes time. With `dry_run` nothing is created; the cluster only says whether it would
+    admit the RayJob.
 
     Raises:
         TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was created.
     """
     rayjob.check_name(name)  # before the cluster is asked anything
     kube = connect(context, namespace)
-    submitted = submitting.submit(kube, name, cluster, recipe, file, overrides, log)
+    submitted = submitting.submit(kube, name, cluster, recipe, file, overrides, log, dry_run)
     storage = rayjob.storage_of(submitted.job)
     return Run(
         name=name,
@@ -162,7 +191,7 @@ def status_of(
 ) -> RunStatus:
     """Return how a run is getting on, what it waits for, and how it ended.
 
-    If its RayJob is gone, by its record in `storage`; without a kubeconfig by that, or by this machine's storage.
+    If the cluster has no such run, by its record in `storage`, or in this machine's storage.
 
     Raises:
         NoSuchRunError: the run does not exist.
@@ -178,56 +207,145 @@ def logs(
     name: str,
     *,
     follow: bool = False,
+    raw: bool = False,
+    tail: int | None = None,
+    since_s: float | None = None,
     context: str | None = None,
     namespace: str | None = None,
     storage: str | None = None,
 ) -> Iterator[str]:
-    """Yield the lines of a driver's log, with `follow` to the run's end.
+    """Yield the lines of a run's log as `submit` shows them, with `follow` to the run's end; with `raw` as printed.
 
-    If its RayJob is gone, the events and points of its record in `storage`; without a kubeconfig those in that, or in
-    this machine's storage.
+    Only the last `tail` lines, and those of the last `since_s` seconds, if given; then what is new. If the cluster has
+    no such run, the events, points and result of its record in `storage`, or in this machine's storage.
 
     Raises:
         NoSuchRunError: the run does not exist.
         StorageError: the record cannot be read.
     """
+    config: Config | None = None
     try:
-        yield from status.log_lines(connect(context, namespace), name, follow)
+        kube = connect(context, namespace)
+        config = rayjob.config_of(submitting.find_rayjob(kube, name))
+        batches = status.log_batches(kube, name, follow)
     except (NoKubeconfigError, NoSuchRunError) as error:
-        yield from records.lines(_fallback(error, storage, name), name)
+        place = _fallback(error, storage, name)
+        config = find_run(name, place).config()
+        batches = iter([[f"- {line}" for line in records.lines(place, name)]])
+    readable = driver_log.Readable(config)
+    earliest = None if since_s is None else time.time() - since_s
+    for batch in batches:
+        lines: list[tuple[float | None, str]] = []
+        for line in batch:
+            shown = readable.line(line)
+            at = shown[0][0] if shown else driver_log.time_of(line)
+            lines += [(at, line.removeprefix("- "))] if raw else shown
+        recent = [line for at, line in lines if earliest is None or at is None or at >= earliest]
+        yield from recent if tail is None else recent[max(0, len(recent) - tail) :]
+        tail = None
 
 
-def stop(name: str, *, context: str | None = None, namespace: str | None = None, storage: str | None = None) -> Stopped:
-    """Stop a run: signal its driver, delete its RayJob, and wait for its pods. Its record stays.
+def record_from_log(name: str, folder: Path, *, context: str | None = None, namespace: str | None = None) -> Record:
+    """Write a run's record into `folder` as far as its RayJob and its driver's log have it, and return it.
+
+    For where its storage cannot be reached. Config, points, events and result are in the log; confusion matrix,
+    mistakes, environment and weights are in the record alone.
+
+    Raises:
+        NoSuchRunError: the run does not exist, or `trainer submit` did not create it.
+    """
+    kube = connect(context, namespace)
+    config = rayjob.config_of(submitting.find_rayjob(kube, name))
+    if config is None:
+        raise NoSuchRunError(
+            f"{name} was not created by `trainer submit`, so its config is not known", "read its record with --storage"
+        )
+    record = Record(folder / name)
+    record.create(config, {})
+    log = driver_log.Log()
+    for batch in status.log_batches(kube, name, follow=False):
+        for event in (event for line in batch for event in log.take(line) if isinstance(event, dict)):
+            point = driver_log.as_point(event) if event["event"] == "metrics" else None
+            if point is not None:
+                record.add_point(point)
+            elif event["event"] not in NOT_OF_A_RECORD:
+                record.add_event(cast("Any", event))
+    if log.result is not None:
+        record.write_result(log.result)
+    return record
+
+
+def stop(
+    name: str,
+    *,
+    wait: bool = True,
+    context: str | None = None,
+    namespace: str | None = None,
+    storage: str | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> Stopped:
+    """Stop a run: signal its driver, and wait for its pods unless told not to. One that has ended stays as it is.
+
+    A stopped run is still listed, and its record stays. `log` gets a line before what takes time.
 
     Raises:
         NoSuchRunError: the run does not exist.
         InterruptedRunError: its pods still exist after three minutes.
     """
-    submitting.stop(connect(context, namespace), name)
-    if storage is None:
-        return Stopped(name)
+    kube = connect(context, namespace)
+    done = submitting.stop(kube, name, wait, log)
+    stopped = Stopped(
+        name,
+        kube.namespace,
+        kube.context,
+        done.ended,
+        done.had_started,
+        done.listed,
+        rayjob.submit_options(done.job),
+    )
+    if storage is None or done.ended is not None:
+        return stopped
     with suppress(StorageError):  # the run is stopped all the same
-        return Stopped(name, records.describe(store.normalise(storage), name))
-    return Stopped(name)
+        return replace(stopped, record=records.describe(store.normalise(storage), name))
+    return stopped
 
 
 def list_runs(storage: str | None = None, *, context: str | None = None, namespace: str | None = None) -> RunList:
-    """Return the runs kept in `storage`; without it the namespace's; without a kubeconfig this machine's.
+    """Return the runs kept in `storage`, or those of a cluster if `context` or `namespace` is given; else both.
+
+    Both are this machine's storage, and the namespace of the current context if there is a kubeconfig. A run of the
+    cluster whose record is in the storage is listed once.
 
     Raises:
-        ClusterError: the cluster is unreachable or refuses.
-        StorageError: the storage cannot be read.
+        ClusterError: the cluster that was named is unreachable or refuses.
+        StorageError: the storage cannot be read, or does not exist.
     """
     if storage is not None:
         return RunList(records.rows(store.normalise(storage)))
+    if context is not None or namespace is not None:
+        return RunList(status.rows(connect(context, namespace)))
+    here = _rows_here()
+    there: list[RunRow] = []
+    note, missing = "", None
     try:
-        kube = connect(context, namespace)
+        there = status.rows(connect())
     except NoKubeconfigError as error:
-        place = local_storage()
-        note = f"No cluster was asked ({error.problem}). These are the runs in {place}."
-        return RunList(records.rows(place), note)
-    return RunList(status.rows(kube))
+        note = f"No cluster was asked ({error.problem})." if "KUBECONFIG" in os.environ else ""
+    except ModuleNotFoundError:  # without the extra `cluster`, no run was ever submitted from here
+        note = ""
+    except ClusterError as error:
+        missing = error
+    known = {row.record for row in there}
+    rows = [*there, *(row for row in here if row.record not in known)]
+    return RunList(sorted(rows, key=lambda row: row.started_at or 0.0, reverse=True), note, missing)
+
+
+def _rows_here() -> list[RunRow]:
+    """Return the runs of this machine's storage; there are none if nothing was ever kept in the default one."""
+    place = local_storage()
+    if not os.environ.get("TRAINER_STORAGE") and not Path(place).exists():
+        return []
+    return records.rows(place)
 
 
 def local_storage() -> str:
@@ -236,9 +354,10 @@ def local_storage() -> str:
 
 
 def _fallback(error: TrainerError, storage: str | None, name: str) -> str:
-    """Return the storage that has the record of a run which no cluster has; raise `error` if none has it."""
-    if storage is None and not isinstance(error, NoKubeconfigError):
-        raise error
+    """Return the storage that has the record of a run which no cluster has; raise `error` if none has it.
+
+    It is `storage`, or this machine's.
+    """
     place = local_storage() if storage is None else store.normalise(storage)
     if store.read(store.join(place, name, layout.CONFIG)) is None:
         raise type(error)(f"{error.problem}, and {place} has no run {name}", error.fix)

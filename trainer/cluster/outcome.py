@@ -113,6 +113,8 @@ def of_attempt(job: KubeObject, result: Result | None = None, last_lines: str = 
     status = job.get("status") or {}
     written = written_result(job)
     state = status.get("jobDeploymentStatus")
+    if (job.get("spec") or {}).get("suspend") is True and STOPPED_BY in annotations_of(job):
+        return stopped(job)
     if status.get("jobStatus") == "SUCCEEDED":
         return Outcome("finished", ExitCode.OK, f"Run {name} finished", result=result or written)
     if "deletionTimestamp" in job["metadata"]:
@@ -142,7 +144,7 @@ def of_driver(job: KubeObject, result: Result | None) -> Outcome | None:
 
 
 def stopped(job: KubeObject) -> Outcome:
-    """Return that a run's RayJob was deleted before its end."""
+    """Return that a run was stopped, or its RayJob deleted, before its end."""
     who = annotations_of(job).get(STOPPED_BY, "somebody who deleted its RayJob")
     return Outcome(
         "stopped",

@@ -29,6 +29,8 @@ CONFIG_SHA256 = f"{PREFIX}/config-sha256"
 SUBMITTED_BY = f"{PREFIX}/submitted-by"
 STOPPED_BY = f"{PREFIX}/stopped-by"
 RESULT = f"{PREFIX}/result"
+PROGRESS = f"{PREFIX}/progress"  # `observe.progress.Numbers`, for programs
+SUBMITTED_AT = f"{PREFIX}/submitted-at"  # of a stopped run, whose RayJob was made again when it was stopped
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"  # a label
 # KubeRay names a Service after the RayJob, which must begin with a letter; of its 47 characters a run's name takes 40.
 RAYJOB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -110,6 +112,33 @@ def me() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def stopped(job: KubeObject, by: str) -> KubeObject:
+    """Return a RayJob that keeps a stopped run listed: suspended, so that KubeRay starts nothing of it.
+
+    It is in no queue of Kueue, which would start it.
+    """
+    metadata = job["metadata"]
+    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key != KUEUE_QUEUE}
+    annotations = {key: value for key, value in annotations_of(job).items() if key.startswith(f"{PREFIX}/")}
+    annotations.setdefault(SUBMITTED_AT, metadata["creationTimestamp"])
+    return {
+        "apiVersion": job.get("apiVersion", "ray.io/v1"),
+        "kind": "RayJob",
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "labels": labels,
+            "annotations": {**annotations, STOPPED_BY: by},
+        },
+        "spec": {**job["spec"], "suspend": True},
+    }
+
+
+def submitted_at(job: KubeObject) -> str:
+    """Return when a run was submitted, as Kubernetes writes times."""
+    return annotations_of(job).get(SUBMITTED_AT) or str(job["metadata"].get("creationTimestamp") or "")
+
+
 def entrypoint(template: str, name: str, recipe: str, config: Config) -> str:
     """Return the chart's command with this run's name, and each setting that differs from its recipe.
 
@@ -173,6 +202,22 @@ def storage_of(job: KubeObject) -> str | None:
             if variable["name"] == "TRAINER_STORAGE" and "value" in variable:
                 return str(variable["value"])
     return None
+
+
+def submit_options(job: KubeObject) -> list[str]:
+    """Return the options that submit the same run again; none if ``trainer submit`` did not create it."""
+    if config_of(job) is None:
+        return []
+    words = shlex.split(job["spec"].get("entrypoint", ""))
+    settings = words[words.index("--recipe") :] if "--recipe" in words else []
+    cluster = ["--cluster", "standing"] if job["spec"].get("clusterSelector") else []
+    return ["--name", job["metadata"]["name"], *cluster, *settings]
+
+
+def has_started(job: KubeObject) -> bool:
+    """Return whether the driver of a run has ever run, as far as its RayJob tells."""
+    state = (job.get("status") or {}).get("jobStatus") or "PENDING"
+    return state != "PENDING" or failed_attempts(job) > 0 or PROGRESS in annotations_of(job)
 
 
 def failed_attempts(job: KubeObject) -> int:

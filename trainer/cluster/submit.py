@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import resolve
 from trainer.cluster import outcome, rayjob, worker_groups
 from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject
+from trainer.cluster.outcome import Outcome
 from trainer.config import Config
-from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError
+from trainer.errors import ClusterError, ConflictError, InterruptedRunError, NoSuchRunError, TrainerError
 
 GONE_WITHIN_S = 180.0  # a head that ignores SIGTERM takes 30 s, workers that drain take 90
 TRIES = 20
 READ_BY_FOLLOWERS_S = 3.0  # followers poll every two seconds, and are to read who stopped the run
 NAMES_SHOWN = 8
-
-
-class NoSuchRunError(ConfigError):
-    """The namespace has no RayJob of this name."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ def submit(
     file: Path | None,
     overrides: Sequence[str],
     log: Callable[[str], None],
+    dry_run: bool = False,
 ) -> Submitted:
     """Create the RayJob of a run on its ``own`` Ray cluster or the ``standing`` one, or find the existing one.
 
     A run of this name and config that is running or has finished is joined; one that failed or was stopped gets a new
-    RayJob and resumes from its checkpoints. `log` gets a line for what takes time.
+    RayJob and resumes from its checkpoints. `log` gets a line for what takes time. With `dry_run` the cluster is only
+    asked whether it would admit the RayJob.
 
     Raises:
         TrainerError: the config, the name, the workers, the rights or the cluster do not allow it; nothing was created.
@@ -63,10 +64,12 @@ def submit(
             rayjob.check_same(existing, config, kube.namespace)
             if not has_failed(existing):
                 return Submitted(existing, config, created=False)
+            if dry_run:
+                return Submitted(existing, config, created=False)
             log(f"Run {name} did not finish last time; replacing its RayJob and resuming from the last checkpoint.")
             remove(kube, existing)
         try:
-            return Submitted(kube.create_rayjob(job), config, created=True)
+            return Submitted(kube.create_rayjob(job, dry_run=dry_run), config, created=True)
         except AlreadyExistsError:  # another submit of this name was faster
             time.sleep(1.0)
     raise ConflictError(
@@ -113,22 +116,52 @@ def has_failed(job: KubeObject) -> bool:
     return ended is not None and ended.status != "finished"
 
 
-def stop(kube: KubeClient, name: str) -> KubeObject:
-    """Stop a run: delete its RayJob, which signals its driver, and wait for its pods. Return the RayJob as it was.
+@dataclass(frozen=True)
+class Stop:
+    """What became of stopping a run: how it had `ended` before, if it had, and otherwise what is left of it."""
+
+    job: KubeObject
+    ended: Outcome | None
+    had_started: bool  # its driver, and so its record
+    listed: bool = True  # by `list` and `status`, until its RayJob is deleted
+
+
+def stop(kube: KubeClient, name: str, wait: bool = True, log: Callable[[str], None] = lambda _: None) -> Stop:
+    """Stop a run, and wait for its pods unless told not to; one that has ended stays as it is.
+
+    Deleting its RayJob is what signals its driver; suspending it would not. A suspended RayJob then takes its place,
+    so that the run is still listed. `log` gets a line before what takes time.
 
     Raises:
         NoSuchRunError: the run does not exist.
         InterruptedRunError: its pods still exist after three minutes.
     """
     job = find_rayjob(kube, name)
+    ended = outcome.of_run(job)
+    if ended is not None:
+        return Stop(job, ended, rayjob.has_started(job))
+    log(f"Stopping {name}: signalling its driver{' and waiting for its pods to end' if wait else ''}.")
     kube.annotate_rayjob(name, {rayjob.STOPPED_BY: rayjob.me()})
     time.sleep(READ_BY_FOLLOWERS_S)
-    remove(kube, job)
-    return job
+    try:
+        job = remove(kube, job, wait)
+    finally:  # also if its pods take too long, or whoever waits presses Ctrl-C
+        listed = _keep_listed(kube, job)
+    return Stop(job, None, rayjob.has_started(job), listed)
 
 
-def remove(kube: KubeClient, job: KubeObject) -> None:
-    """Delete a RayJob and wait until it and its pods are gone.
+def _keep_listed(kube: KubeClient, job: KubeObject) -> bool:
+    """Put a suspended RayJob in the place of one that was deleted; return whether there is any now."""
+    with suppress(TrainerError):  # no right to create one, or the old one is still there: it is stopped all the same
+        kube.create_rayjob(rayjob.stopped(job, rayjob.me()))
+        return True
+    with suppress(TrainerError):
+        return kube.rayjob(job["metadata"]["name"]) is not None
+    return False
+
+
+def remove(kube: KubeClient, job: KubeObject, wait: bool = True) -> KubeObject:
+    """Delete a RayJob and wait until it is gone, and its pods unless told not to. Return it as it was last.
 
     Raises:
         InterruptedRunError: they still exist after three minutes.
@@ -140,12 +173,12 @@ def remove(kube: KubeClient, job: KubeObject) -> None:
     kube.delete_rayjob(job)
     until = time.monotonic() + GONE_WITHIN_S
     while time.monotonic() < until:
-        if not is_same(kube.rayjob(name), job) and not pods_of(kube, job):
-            return
+        if not is_same(kube.rayjob(name), job) and not (wait and pods_of(kube, job)):
+            return job
         time.sleep(1.0)
     raise InterruptedRunError(
         f"RayJob {name} was deleted, but its pods still exist after {GONE_WITHIN_S:.0f} s",
-        f"see which: kubectl get pods -n {kube.namespace}",
+        f"see which: kubectl get pods -n {kube.namespace} --context {shlex.quote(kube.context)}",
     )
 
 

@@ -43,7 +43,7 @@ def plan(source: Record, config: Config, named: str | None) -> Fork:
     for key in (key for key in new if key.startswith(FIXED) and old[key] != new[key]):
         raise ConfigError(
             f"{key}: {new[key]} differs from {old[key]} in {source.name}, whose checkpoints fit only that",
-            "keep it, or start a new run without --fork",
+            "keep it, or start a new run with trainer train",
         )
     checkpoint = _choose(source, named)
     if checkpoint.step >= config.total_steps:

@@ -31,7 +31,7 @@ from trainer.errors import (
     TrainingError,
 )
 from trainer.observe.display import Display
-from trainer.observe.summary import Clock, summarise
+from trainer.observe.summary import Clock, how_far, summarise
 from trainer.observe.tail import Tail
 from trainer.storage import layout, seal
 from trainer.storage.lease import Lease
@@ -85,10 +85,10 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
             try:
                 for display in displays():  # a thread each: a terminal that is stopped stops no other
                     shown.enter_context(Tail(record, display))
-                _announce(plan, forked)
+                _announce(plan, forked, clock.began)
                 _train_on_ray(plan, attempt, lease.fence, data_folder)
             except (KeyboardInterrupt, SystemExit):
-                status, error = _why_stopped()
+                status, error = _why_stopped(record)
             except Exception as failure:  # noqa: BLE001 # returned below, when the record is complete
                 status = "failed"
                 error = failure
@@ -96,7 +96,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
             return _finish(record, clock, mirror, plan, status, error)
 
 
-def _announce(plan: Plan, forked: bool) -> None:
+def _announce(plan: Plan, forked: bool, began: float) -> None:
     record = plan.record
     process = psutil.Process()
     record.add_event(
@@ -104,7 +104,7 @@ def _announce(plan: Plan, forked: bool) -> None:
             "event": "run_started",
             "pid": process.pid,
             "host": socket.gethostname(),
-            "process_created": round(process.create_time(), 3),
+            "process_created": round(began, 3),  # as in the result, so that a run has one wall time
         }
     )
     if plan.fork is not None and forked:
@@ -115,13 +115,13 @@ def _announce(plan: Plan, forked: bool) -> None:
 
 def _note_stop(record: Record, clock: Clock) -> None:
     """Write how the run ended, where the main thread cannot."""
-    record.write_result(summarise(record, clock, *_why_stopped()))
+    record.write_result(summarise(record, clock, *_why_stopped(record)))
 
 
-def _why_stopped() -> tuple[Status, TrainerError]:
+def _why_stopped(record: Record) -> tuple[Status, TrainerError]:
     if (error := interrupts.reason()) is not None:
         return "failed", error
-    return "interrupted", InterruptedRunError("Stopped before the end; the record so far is kept")
+    return "interrupted", InterruptedRunError(f"Stopped {how_far(record)}; the record so far is kept")
 
 
 def _check_still_owned(lease: Lease, status: Status, error: Exception | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from trainer.driver import fork, ray_cluster
 from trainer.driver.fork import Fork
 from trainer.errors import ConflictError, ResourceError
 from trainer.storage import seal, store
-from trainer.storage.mirror import find_run, open_record
+from trainer.storage.mirror import open_record
 from trainer.storage.record import Record
 from trainer.storage.schema import Result
 from trainer.training import device
@@ -45,12 +46,12 @@ def prepare(
     config: Config,
     runs: str,
     data_folder: Path | None,
-    fork_of: str | None = None,
+    fork_of: Record | None = None,
     from_checkpoint: str | None = None,
 ) -> Plan:
     """Check everything that can be known before anything starts; well under a second where `runs` is a folder.
 
-    With `fork_of`, a run there, the new one starts from its newest checkpoint, or from the one named `from_checkpoint`.
+    With `fork_of`, another run, the new one starts from its newest checkpoint, or from the one named `from_checkpoint`.
 
     Raises:
         ResourceError, StorageError, ConflictError: the run cannot start here, there, or under this name.
@@ -62,7 +63,7 @@ def prepare(
     folder = data_folder.expanduser().absolute() if data_folder else None
     check_name_is_free(record, config)
     result, damage = seal.finished_result(record)
-    start = fork.plan(find_run(fork_of, runs), config, from_checkpoint) if fork_of and not result else None
+    start = fork.plan(fork_of, config, from_checkpoint) if fork_of and not result else None
     return Plan(record, config, folder, cpus_per_worker, start, result, damage)
 
 
@@ -161,7 +162,8 @@ def check_name_is_free(record: Record, config: Config) -> None:
         runs = store.parent(record.place)
         raise ConflictError(
             f"name: {record.name} is a run in {runs} with another config ({'; '.join(changed)})",
-            "choose another --name, use the same config, or start from its checkpoint with --fork NEW",
+            "choose another --name, use the same config, or start from its checkpoint: "
+            f"trainer fork {record.name} NEW --storage {shlex.quote(runs)}",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,13 +11,15 @@ from typing import Any, Protocol
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from trainer.config import Config
 from trainer.observe.progress import Progress
-from trainer.observe.text import cell, clean, console, duration, number, plural, say
+from trainer.observe.text import clean, clock, console, duration, is_terminal, number, plural, say, short
 from trainer.storage.schema import Point
 
 PLAIN_LINE_EVERY_S = 5.0
+FEWEST_IN_A_BAR = 8  # columns
 Event = Mapping[str, Any]  # `schema.Event`, or what a follower of a run on a cluster adds
 
 
@@ -39,7 +40,7 @@ def choose(log_format: str, config: Config) -> Display:
     """Return the display for ``auto``, ``live``, ``plain`` or ``json``: live in a terminal, else plain lines."""
     if log_format == "json":
         return Guarded(JsonDisplay())
-    if log_format == "live" or (log_format == "auto" and sys.stdout.isatty()):
+    if log_format == "live" or (log_format == "auto" and is_terminal()):
         return Guarded(LiveDisplay(config))
     return Guarded(PlainDisplay(config))
 
@@ -104,30 +105,59 @@ class JsonDisplay:
         """Nothing is open."""
 
 
+class Lines:
+    """Makes lines of a run's events and points: one at each epoch's end, and every few seconds in between.
+
+    The clock is that of the run: old events are shown as they were when they happened.
+    """
+
+    def __init__(self, config: Config | None):
+        self._progress = Progress(config)
+        self._last_at: float | None = None  # seconds since 1970
+
+    def event(self, event: Event) -> str | None:
+        """Return what a person needs to know about an event, if anything."""
+        sentence = event_sentence(event)
+        if sentence is None:
+            return None
+        at = event.get("time")
+        at = float(at) if isinstance(at, int | float) else time.time()
+        if event["event"] != "cluster":  # which has the clock of this machine, not of the run
+            self._last_at = at
+        return f"{clock(at)}  {clean(sentence)}"
+
+    def point(self, point: Point) -> str | None:
+        """Return a point as a line if it ends an epoch, or if there was no line for a while."""
+        self._progress.add(point)
+        if self._last_at is None:
+            self._last_at = point["time"]
+        if "test_accuracy" in point or point["time"] - self._last_at >= PLAIN_LINE_EVERY_S:
+            self._last_at = point["time"]
+            return f"{clock(point['time'])}  {clean(self._progress.line())}"
+        return None
+
+
 class PlainDisplay:
     """A line at each epoch's end, and every few seconds in between: for logs."""
 
     def __init__(self, config: Config):
-        self._progress = Progress(config)
-        self._last_line = time.monotonic()
+        self._lines = Lines(config)
 
     def event(self, event: Event) -> None:
         """Print what a person needs to know about it."""
-        if sentence := event_sentence(event):
-            self._line(sentence)
+        self._print(self._lines.event(event))
 
     def point(self, point: Point) -> None:
         """Print it if it ends an epoch, or if nothing was printed for a while."""
-        self._progress.add(point)
-        if "test_accuracy" in point or time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
-            self._line(self._progress.line())
+        self._print(self._lines.point(point))
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _line(self, text: str) -> None:
-        self._last_line = time.monotonic()
-        print(f"{time.strftime('%H:%M:%S')}  {clean(text)}", flush=True)  # noqa: T201 # what this display is for
+    @staticmethod
+    def _print(line: str | None) -> None:
+        if line is not None:
+            print(line, flush=True)  # noqa: T201 # what this display is for
 
 
 class LiveDisplay:
@@ -163,20 +193,29 @@ class LiveDisplay:
             table.add_row("Starting Ray and its workers …")
             return table
         config = self._config
-        table.add_row(
+        # by importance: what has no room is left out, since a line that wraps stays behind
+        parts = [
             f"epoch {point['epoch']}/{config.epochs}",
-            ProgressBar(total=config.total_steps, completed=point["step"], width=30),
-            f"step {point['step']}/{config.total_steps}",
-            f"loss {number(self._progress.train_loss, '.4f')}",
-            f"accuracy {number(self._progress.accuracy, '.2%')}",
-            f"{number(self._progress.samples_per_second, ',.0f')} samples/s",
-            cell(plural(point["workers"], "worker")),
             f"ETA {duration(self._progress.seconds_left)}",
-        )
+            f"loss {number(self._progress.train_loss, '.4f')}",
+            f"acc {number(self._progress.accuracy, '.2%')}",
+            f"step {point['step']}/{config.total_steps}",
+            f"{short(self._progress.samples_per_second)}/s",
+            plural(point["workers"], "worker"),
+        ]
+        room = self._console.width - 1
+        while len(parts) > 1 and sum(len(part) + 2 for part in parts) > room:
+            parts.pop()
+        bar = min(30, room - sum(len(part) + 2 for part in parts))
+        cells: list[Text | ProgressBar] = [Text(clean(part), no_wrap=True, overflow="crop") for part in parts]
+        if bar >= FEWEST_IN_A_BAR:
+            cells.insert(1, ProgressBar(total=config.total_steps, completed=point["step"], width=bar))
+        table.add_row(*cells)
         return table
 
 
 SENTENCES = {
+    "run_started": "starting Ray and its workers",
     "checkpoint_damaged": "quarantined a damaged checkpoint: {checkpoint}",
     "checkpoint_unfinished": "ignored checkpoint {checkpoint}: no MANIFEST.json (its save was interrupted, or the "
     "file was deleted)",

@@ -6,8 +6,10 @@ The pages are self-contained: they can be mailed, opened offline, and made again
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,21 +17,29 @@ from datetime import datetime, timezone
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from trainer import resolve
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError
 from trainer.observe import goodput, plots
 from trainer.observe.goodput import without_redone
-from trainer.observe.summary import class_accuracy
-from trainer.storage import layout
+from trainer.observe.summary import class_accuracy, parts_of, wall_seconds
+from trainer.storage import layout, store
 from trainer.storage.record import Record
 from trainer.storage.schema import Environment, Evaluation, Point, Result
 
+PARTS = {
+    "data": "finding, checking and decoding the data set",
+    "training": "forward, backward, optimizer, and the reports",
+    "report": "page and plots",
+}
+LONGEST_NAMES = 120  # characters in the name of a folder
 EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
 POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
@@ -77,8 +87,9 @@ class RunReport:
 
     @property
     def status(self) -> str:
-        """``finished``, ``failed``, ``interrupted``, or ``unfinished`` as long as there is no result."""
-        return str(self.result["status"]) if self.result else "unfinished"
+        """``finished``, ``failed``, ``stopped``, or ``unfinished`` as long as there is no result."""
+        status = str(self.result["status"]) if self.result else "unfinished"
+        return "stopped" if status == "interrupted" else status  # the word of `trainer list`
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
@@ -90,15 +101,16 @@ class RunReport:
     def numbers(self) -> dict[str, Any]:
         """The numbers at the head of the page; None where one is not known."""
         last: dict[str, Any] = self.epochs[-1] if self.epochs else {}
-        seconds = self.result["seconds"] if self.result and "seconds" in self.result else {}
-        so_far = self.seen - self.began if self.seen and self.began else None
+        result: Mapping[str, Any] = self.result or {}
+        first = next((event["process_created"] for event in self.events if event["event"] == "run_started"), None)
+        so_far = self.seen - first if self.seen and first else None
         return {
             "test_accuracy": last.get("test_accuracy"),
             "test_loss": last.get("test_loss"),
             "epochs": last.get("epoch", 0),
             "workers": self.points[-1].get("workers") if self.points else None,
-            "wall": seconds.get("wall", so_far),
-            "training": seconds.get("training"),
+            "wall": so_far if wall_seconds(result) is None else wall_seconds(result),
+            "training": parts_of(result).get("productive", parts_of(result).get("training")),
             "samples_per_second": mean(self.points)["samples_per_second"],
         }
 
@@ -110,8 +122,8 @@ def write(record: Record, folder: Path | None = None) -> Path:
         StorageError: there is no such run, its record is damaged, or its folder cannot be written.
     """
     run = read(record)
-    pictures = plots.of_run(run.points, run.evaluation, run.result.get("seconds") if run.result else None)
-    page = _render("run.html", pictures, run=run, **_pieces(run))
+    pictures = plots.of_run(run.points, run.evaluation, parts_of(run.result or {}))
+    page = _render("run.html", pictures, run=run, **_pieces(run, record))
     folder = folder or record.folder
     with _unwritable(folder):
         _save(folder / layout.PLOTS, pictures, plots.RUN_PICTURES)
@@ -134,12 +146,21 @@ def write_comparison(records: list[Record], folder: Path) -> Path:
         colours={label: plots.look(index)[0] for index, label in enumerate(runs)},
         best=max((run.numbers["test_accuracy"] or 0.0 for run in runs.values()), default=0.0),
         differences=differing_settings([run.config for run in runs.values()]),
-        command=f"trainer report {' '.join(record.name for record in records)}",
+        links={label: _link(record, folder) for label, record in zip(runs, records, strict=True)},
+        command=_command(records, folder),
     )
     with _unwritable(folder):
         _save(folder, pictures, plots.COMPARISON_PICTURES)
         _replace(folder / "comparison.html", page)
     return folder / "comparison.html"
+
+
+def comparison_name(records: list[Record]) -> str:
+    """Return the name of the folder for a comparison of runs: no run can have it, and no other comparison has it."""
+    names = "_".join(record.name for record in records)
+    if len(names) > LONGEST_NAMES:
+        names = f"{len(records)}_runs_{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    return f"comparison_{names}"
 
 
 def read(record: Record) -> RunReport:
@@ -234,19 +255,39 @@ def _pixels(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SIDE, SIDE)
 
 
-def _pieces(run: RunReport) -> dict[str, Any]:
+def _command(records: list[Record], folder: Path | None = None) -> str:
+    """Return the command that makes a page again, from wherever it is called."""
+    storages = {store.parent(record.place) for record in records}
+    together = len(storages) == 1
+    words = [record.name if together else record.place for record in records]
+    words += ["--storage", storages.pop()] if together else []
+    words += ["--output", str(folder)] if folder else []
+    return shlex.join(["trainer", "report", *words])
+
+
+def _link(record: Record, folder: Path) -> str | None:
+    """Return a link from a page in `folder` to a run's own page, if a browser can follow it."""
+    if record.remote or not record.file(layout.REPORT).exists():
+        return None
+    return quote(os.path.relpath(record.file(layout.REPORT), folder.absolute()))
+
+
+def _pieces(run: RunReport, record: Record) -> dict[str, Any]:
     starts = [event["process_created"] for event in run.events if event["event"] == "run_started"]
     shown = run.events[-EVENTS_SHOWN:]
     mistakes = run.evaluation["mistakes"] if run.evaluation else []
+    recipe = resolve.closest_recipe(run.config)
     return {
         "tiles": [_data_uri(plots.tile(mistake["pixels"])) for mistake in mistakes],
         "events": [_event(event, starts[0] if starts else run.events[0]["time"]) for event in shown],
         "hidden_events": len(run.events) - len(shown),
         "training": next((each for each in reversed(run.events) if each["event"] == "training_started"), None),
         "settings": flatten(run.config.model_dump()),
-        "defaults": flatten(Config().model_dump()),
-        "goodput_parts": goodput.PARTS,
-        "command": f"trainer report {run.name}",
+        "recipe": recipe,
+        "of_recipe": flatten(resolve.load(recipe).model_dump()),
+        "parts": parts_of(run.result or {}),
+        "part_texts": PARTS | goodput.PARTS,
+        "command": _command([record]),
     }
 
 
@@ -312,10 +353,11 @@ def day(value: float) -> str:
 def setting(value: Any) -> str:
     """A setting or detail, as short as it can be read."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(setting, value))
+        nested = (f"[{setting(each)}]" if isinstance(each, (list, tuple)) else setting(each) for each in value)
+        return ", ".join(nested) or "none"
     if isinstance(value, bool) or value is None:
         return {None: "none", True: "yes", False: "no"}[value]
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _save(folder: Path, pictures: Mapping[str, bytes], known: Sequence[str]) -> None:

@@ -29,8 +29,20 @@ COMPARISON_PICTURES = ("accuracy_by_epoch", "accuracy_by_time", "train_loss")
 BLUE, VERMILION = "#0072B2", "#D55E00"
 COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DASHES = ("-", "--", ":", "-.")  # once the colours are used up
-PARTS = ("start_up", "data", "training", "evaluation", "shutdown", "report")
-PART_COLOURS = dict(zip(PARTS, ("#9C9C9C", "#56B4E9", BLUE, "#E69F00", "#CCCCCC", "#CC79A7"), strict=True))
+PART_COLOURS = {  # of a run that was never resumed, and of one that was
+    "start_up": "#9C9C9C",
+    "data": "#56B4E9",
+    "training": BLUE,
+    "productive": BLUE,
+    "redone": VERMILION,
+    "checkpoint_stall": "#009E73",
+    "evaluation": "#E69F00",
+    "recovery": "#CC79A7",
+    "shutdown": "#CCCCCC",
+    "other": "#EEEEEE",
+    "report": "#CC79A7",
+}
+SMALLEST_PART = 0.002  # of the whole: a smaller one cannot be seen, and is in the table
 INK, MUTED, FAINT = "#222222", "#666666", "#E3E3E3"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 180,
@@ -217,23 +229,24 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _time(seconds: Mapping[str, float]) -> bytes | None:
-    parts = {part: max(0.0, seconds[part]) for part in PARTS if seconds.get(part)}  # clocks may disagree
+    parts = {part: max(0.0, seconds[part]) for part in PART_COLOURS if seconds.get(part)}  # clocks may disagree
     whole = sum(parts.values())
     if not whole:
         return None
-    axes = _axes("Where the time went", "", "", size=(9.6, 1.75), margins=(0.15, 0.55))
+    parts = {part: length for part, length in parts.items() if length >= SMALLEST_PART * whole}
+    axes = _axes("Seconds by part", "", "", size=(9.6, 1.75), margins=(0.15, 0.55))
     axes.grid(visible=False)
     left = 0.0
     for part, length in parts.items():
         name = f"{part.replace('_', '-')} {length:.1f} s"
         axes.barh(0, length, left=left, color=PART_COLOURS[part], edgecolor="white", label=name)
         if length > 0.06 * whole:
-            colour = "white" if part == "training" else INK
+            colour = "white" if PART_COLOURS[part] == BLUE else INK
             axes.text(left + length / 2, 0, f"{length / whole:.0%}", ha="center", va="center", color=colour)
         left += length
-    axes.set(xlim=(0, left), yticks=[], xlabel="seconds since the process began")
+    axes.set(xlim=(0, left), yticks=[], xlabel="seconds")
     axes.spines["left"].set_visible(False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(parts), handlelength=0.8, handletextpad=0.5)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(parts), 5), handlelength=0.8, handletextpad=0.5)
     return _png(axes)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.config import CLASSES
 from trainer.errors import ErrorFacts, ExitCode, error_facts
@@ -48,6 +50,15 @@ def summarise(record: Record, clock: Clock, status: Status, error: Exception | N
     return result
 
 
+def how_far(record: Record) -> str:
+    """Return in words how far a run has trained."""
+    points = record.points()
+    if not points:
+        return "before the first report"
+    config = record.config()
+    return f"at step {points[-1]['step']}/{config.total_steps}, in epoch {points[-1]['epoch']}/{config.epochs}"
+
+
 def _add_error(result: Result, facts: ErrorFacts) -> None:
     result["exit_code"] = facts["exit_code"]
     result["error"] = facts["error"]
@@ -62,6 +73,26 @@ def class_accuracy(evaluation: Evaluation | None) -> dict[str, float] | None:
         return None
     rows = zip(CLASSES, evaluation["confusion"], strict=True)
     return {name: row[i] / sum(row) for i, (name, row) in enumerate(rows) if sum(row)}
+
+
+def wall_seconds(result: Mapping[str, Any]) -> float | None:
+    """Return the wall time of a run, from its first start to its end, whoever shows it; None if it is not known."""
+    for account in (result.get("goodput"), result.get("seconds")):
+        if isinstance(account, Mapping) and isinstance(account.get("wall"), int | float):
+            return float(account["wall"])
+    return None
+
+
+def parts_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return where the wall time of a run went, in seconds; the parts add up to `wall_seconds`.
+
+    If it was resumed, they are `goodput.PARTS` over all its attempts, else the parts of `seconds_by_part`.
+    """
+    of_process, of_run = result.get("seconds") or {}, result.get("goodput") or {}
+    earlier_s = of_run.get("wall", 0.0) - of_process.get("wall", 0.0)  # of processes that ended before training, too
+    resumed = bool(of_run) and ((result.get("attempt") or 1) > 1 or earlier_s > 1.0)
+    parts = of_run if resumed else of_process
+    return {part: seconds for part, seconds in parts.items() if part not in ("wall", "goodput")}
 
 
 def seconds_by_part(record: Record, clock: Clock, now: float) -> dict[str, float]:

@@ -7,13 +7,18 @@ characters are shown, not sent: a terminal obeys them.
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
+import time
 import unicodedata
 
 from rich.console import Console
 from rich.text import Text
 
 # Cc: control (C0, DEL and C1), Cf: format (direction overrides, zero-width), Cs: surrogates, Co, Cn: nothing to show
+# What we print ourselves, where an encoding has only ASCII: of one width, so that columns stay columns.
+IN_ASCII = {"–": "-", "█": "#", "…": ".", "→": ">", "·": "|", "×": "x", "’": "'", "━": "-", "╸": "-", "╺": "-"}
 UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
 
@@ -47,16 +52,70 @@ def say(text: object, style: str | None = None, stderr: bool = False) -> None:
 
 
 def encode_safely() -> None:
-    """Let no character that the terminal's encoding lacks end the process: it is written out instead."""
+    """Let no character that the terminal's encoding lacks end the process: it is written in other characters."""
+    codecs.register_error("trainer", _in_other_characters)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors="trainer")
+
+
+def _in_other_characters(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    if set(lacking) <= set(IN_ASCII):
+        return "".join(IN_ASCII[character] for character in lacking), error.end
+    return codecs.backslashreplace_errors(error)
+
+
+def open_closed_streams() -> None:
+    """Give the process a stdout and stderr that lead nowhere where it was started without, as with ``>&-``."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.fstat(number)
+        except OSError:  # else a child's output would end up in the next file that is opened
+            os.dup2(null, number)
+        setattr(sys, name, os.fdopen(null, "w"))
+
+
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal in which lines can be changed."""
+    return console().is_terminal and not console().is_dumb_terminal and sys.stdout.isatty()
 
 
 def number(value: float | None, form: str) -> str:
     """Return a number in a format, or – if there is none."""
     return "–" if value is None else format(value, form)
+
+
+def short(value: float | None) -> str:
+    """Return a number in few characters: 812, 7.4k, 35k, 1.2M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            return f"{value / size:.{1 if value < 9.95 * size else 0}f}{unit}"
+    return f"{value:.0f}"
+
+
+def clock(at: float) -> str:
+    """Return seconds since 1970 as this machine's time of day."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # from elsewhere, and no time
+        return "--:--:--"
+
+
+def date(at: float | None) -> str:
+    """Return seconds since 1970 as this machine's date and time, to the minute."""
+    try:
+        return "–" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    except (ValueError, OverflowError, OSError):
+        return "–"
 
 
 def plural(count: int, noun: str) -> str:

@@ -94,6 +94,17 @@ def newest_claim(run: str) -> int:
     return max(_claims(run), default=0)
 
 
+def is_held(run: str) -> bool:
+    """Return whether a process trains a run, as far as its lease tells.
+
+    Raises:
+        StorageError: the storage is unreachable.
+    """
+    claims = _claims(run)
+    last = max(claims, default=0)
+    return last > 0 and "released" not in claims[last] and _lives(run, last)
+
+
 def _claims(run: str) -> dict[int, set[str]]:
     claims: dict[int, set[str]] = {}
     for name in store.files(store.join(run, layout.LEASE)):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.errors import OutageError, StorageError
+from trainer.errors import NoSuchRunError, OutageError, StorageError
 from trainer.storage import layout, store
 from trainer.storage.record import Record
 
@@ -45,7 +45,8 @@ def find_run(target: str, runs: str) -> Record:
     """Return the record of a run given by its name in the storage `runs`, or by its own folder or URI.
 
     Raises:
-        StorageError: the run does not exist.
+        NoSuchRunError: the run does not exist.
+        StorageError: the storage cannot be read.
     """
     own = store.normalise(target) if "/" in target or not store.is_remote(runs) else None
     named = store.join(runs, target.rstrip("/")) if "://" not in target else None
@@ -54,7 +55,7 @@ def find_run(target: str, runs: str) -> Record:
             return open_record(place)
     known = run_names(runs)
     there = f"it has {', '.join(known[-8:])}" if known else "it has no runs"
-    raise StorageError(f"{target} is neither a run in {runs} nor a run's folder", there)
+    raise NoSuchRunError(f"{target} is neither a run in {runs} nor a run's folder", there)
 
 
 def run_names(runs: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 
 import pytest
@@ -13,7 +14,7 @@ from trainer.cli import cluster, main
 from trainer.cluster import client, diagnose, follow, status, submit, waiting
 from trainer.doctor import kubernetes, machine
 from trainer.doctor.check import Check, State
-from trainer.errors import ExitCode
+from trainer.errors import ExitCode, LostConnectionError
 from trainer.storage import layout
 from trainer.storage.record import Record
 
@@ -118,7 +119,8 @@ def test_submit_prints_what_a_run_waits_for_as_data(kube, trainer, encoding):
     assert code == ExitCode.CLUSTER
     check_is_data(out, encoding)
     check_is_data(err, encoding)
-    assert "`trainer stop r1` ends it" in err
+    stop, pasted = err.splitlines()[-1], "trainer stop r1 --context kind --namespace training"
+    assert stop == f"Stop it:   {pasted}"
     assert "Error: image: " in err
 
 
@@ -126,9 +128,16 @@ def test_submit_ends_with_the_numbers_and_the_record(kube, trainer):
     submitted(kube, COMPLETE, line(RESULT))
     code, out, err = trainer("submit", "--name", "r1")
     assert (code, err) == (0, "")
-    assert "Run r1 in training of kind: exists already, with this config; joining it." in out
+    assert "Run r1 in training of kind: has finished already, with this config." in out
     numbers = "test accuracy 90.00%, test loss 0.3000"
     assert out.splitlines()[-1] == f"Run r1 finished: {numbers}; its record is s3://runs/r1."
+
+
+RETURN = [
+    "See it:    trainer status r1 --context kind --namespace training",
+    "Follow it: trainer submit --name r1 --context kind --namespace training",
+    "Stop it:   trainer stop r1 --context kind --namespace training",
+]
 
 
 def test_submit_without_waiting_says_how_to_return(kube, trainer):
@@ -136,7 +145,7 @@ def test_submit_without_waiting_says_how_to_return(kube, trainer):
     assert code == 0
     assert out.splitlines() == [
         "Run r1 in training of kind: submitted.",
-        "See it: trainer status r1. Follow it: the same submit again. Stop it: trainer stop r1.",
+        *RETURN,
     ]
     kube.jobs["r1"]["status"] = RUNNING
     assert "joining it" in trainer("submit", "--name", "r1", "--no-wait")[1]
@@ -147,18 +156,32 @@ def test_ctrl_c_detaches(kube, trainer, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "follow", interrupt)
-    code, out, _ = trainer("submit", "--name", "r1")
+    code, _, err = trainer("submit", "--name", "r1")
     assert code == ExitCode.INTERRUPTED
-    assert "Detached; the run continues. See it: trainer status r1." in out
+    assert err.splitlines()[1:] == ["Detached; the run continues.", *RETURN]
+
+
+def test_ctrl_c_while_submitting_says_how_to_see_whether_it_was(trainer, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "submit", interrupt)
+    monkeypatch.setattr(main.os, "_exit", sys.exit)
+    code, _, err = trainer("submit", "--name", "r1", "--context", "kind")
+    assert code == ExitCode.INTERRUPTED
+    assert err.splitlines() == [
+        "Stopped while r1 was being submitted.",
+        "See whether it was: trainer status r1 --context kind",
+    ]
 
 
 def test_status_prints_a_rayjobs_words_as_data(kube, trainer, encoding):
-    notes = {"trainer/submitted-by": TEXT, "trainer/epoch": TEXT, "trainer/loss": TEXT}
+    notes = {"trainer/submitted-by": TEXT, "trainer/submitted-at": TEXT, "trainer/progress": TEXT}
     kube.jobs["r1"] = rayjob(annotations=notes, jobDeploymentStatus=TEXT, rayClusterName=TEXT)
     code, out, _ = trainer("status", "r1")
     assert code == 0
     check_is_data(out, encoding)
-    assert len(out.splitlines()) == 7  # one line each: none wrapped
+    assert len(out.splitlines()) == 5  # one line each: none wrapped
     assert trainer("status", "r1", "--json")[1].isascii()
 
 
@@ -179,7 +202,7 @@ def test_logs_prints_lines_as_data(kube, trainer, encoding):
 
 
 def test_list_prints_cells_as_data(kube, trainer, encoding):
-    notes = {"trainer/epoch": TEXT, "trainer/accuracy": TEXT}
+    notes = {"trainer/progress": TEXT}
     kube.jobs["r1"] = rayjob(annotations=notes, jobDeploymentStatus=TEXT, endTime=TEXT)
     code, out, _ = trainer("list")
     assert code == 0
@@ -194,6 +217,23 @@ def test_list_prints_a_storages_runs_as_data(trainer, encoding, tmp_path):
     code, out, _ = trainer("list", "--storage", "runs")
     assert code == 0
     check_is_data(out, encoding)
+
+
+def test_report_of_a_run_on_the_cluster_is_made_of_its_log(kube, trainer, tmp_path):
+    submitted(kube, COMPLETE, line({"event": "metrics", **EPOCH}) + line(RESULT))
+    code, out, err = trainer("report", "r1")
+    assert (code, out) == (0, "Report: report_r1/report.html\n")
+    assert err == "r1 is not in runs: what the log on the cluster has of it is shown.\n"
+    html = (tmp_path / "report_r1" / "report.html").read_text()
+    assert "82.34%" in html
+    assert "this page was made without it" in html
+
+
+def test_report_of_a_run_that_is_nowhere_names_both_places(kube, trainer):
+    code, _, err = trainer("report", "r9")
+    assert code == ExitCode.STORAGE
+    assert "r9 is neither a run in " in err
+    assert "there is no run r9 in training of kind" in err
 
 
 def test_list_says_that_there_are_no_runs(kube, trainer):
@@ -213,7 +253,7 @@ def test_stop_prints_an_error_as_data(kube, trainer, encoding):
     kube.jobs["other"] = rayjob(TEXT)
     kube.jobs["other"]["metadata"]["name"] = TEXT
     code, _, err = trainer("stop", "r1")
-    assert code == ExitCode.CONFIG
+    assert code == ExitCode.STORAGE
     check_is_data(err, encoding)
     assert "Error: name: there is no run r1" in err
 
@@ -225,12 +265,106 @@ def test_stop_says_what_it_did_and_how_far_the_run_was(kube, trainer, tmp_path):
     kube.jobs["r1"] = rayjob(**RUNNING)
     code, out, err = trainer("stop", "r1", "--storage", "runs")
     assert code == 0
-    assert err == "Stopping r1: signalling the driver and waiting for its pods to terminate.\n"
+    assert err == "Stopping r1: signalling its driver and waiting for its pods to end.\n"
     epochs = kubernetes.Config().epochs
     assert out.splitlines() == [
-        "Run r1 is stopped and its pods are gone; its record is kept. Submit it again to resume.",
-        f"Its record {tmp_path}/runs/r1: interrupted, epoch 2/{epochs}.",
+        "Run r1 is stopped, and its pods are gone. Its record is kept.",
+        f"Its record {tmp_path}/runs/r1: stopped, epoch 2/{epochs}.",
     ]
+
+
+def test_stop_of_a_finished_run_says_so_and_deletes_nothing(kube, trainer):
+    kube.jobs["r1"] = rayjob(**COMPLETE)
+    assert trainer("stop", "r1") == (0, "r1 has finished; nothing to stop.\n", "")
+    assert kube.deleted == []
+
+
+def test_stop_gives_the_command_that_continues_the_run(kube, trainer):
+    submitted(kube, RUNNING)
+    out = trainer("stop", "r1", "--no-wait")[1].splitlines()
+    assert out[0] == "Run r1 is stopped, and its pods are ending. Its record is kept."
+    assert out[1].startswith("To continue it: trainer submit --name r1 --recipe fast --set ")
+    assert out[1].endswith(" --context kind --namespace training")
+    assert trainer("stop", "r1")[1] == "r1 is stopped already; nothing to stop.\n"
+    assert "stopped" in trainer("list")[1]
+    words = shlex.split(out[1].removeprefix("To continue it: "))
+    assert "Run r1 in training of kind: submitted." in trainer(*words[1:], "--no-wait")[1]
+
+
+def test_stop_of_a_run_that_never_started_claims_no_record(kube, trainer):
+    kube.jobs["r1"] = rayjob(jobDeploymentStatus="Initializing")
+    assert trainer("stop", "r1")[1] == "Run r1 is stopped, and its pods are gone. It had not started training.\n"
+
+
+def test_no_such_run_is_one_exit_code_wherever_it_is_looked_for(kube, trainer, tmp_path):
+    for arguments in (
+        ["stop", "r1"],
+        ["status", "r1"],
+        ["logs", "r1"],
+        ["report", "r1"],
+        ["status", "r1", "--storage", "."],
+    ):
+        code, out, err = trainer(*arguments)
+        assert (code, out) == (ExitCode.STORAGE, ""), arguments
+        assert err.startswith("Error: "), arguments
+
+
+def test_submit_without_creating_says_what_would_be(kube, trainer):
+    out = trainer("submit", "--name", "r1", "--dry-run")[1]
+    assert out == "Run r1 can be submitted: training of kind, 237 steps, workers: 2.\n"
+    assert kube.jobs == {}
+
+
+def test_list_and_status_in_json_have_numbers(kube, trainer):
+    notes = {"trainer/progress": json.dumps({"epoch": 1, "epochs": 3, "test_accuracy": 0.5, "seconds_left": 84.5})}
+    kube.jobs["r1"] = rayjob(annotations=notes, jobDeploymentStatus="Initializing")
+    (row,) = json.loads(trainer("list", "--json")[1])
+    found = json.loads(trainer("status", "r1", "--json")[1])
+    assert (row["epoch"], row["epochs"], row["test_accuracy"], row["ended_at"]) == (1, 3, 0.5, None)
+    assert (found["epoch"], found["test_accuracy"], found["seconds_left"], found["exit_code"]) == (1, 0.5, 84.5, None)
+    assert json.loads(trainer("status", "--json")[1]) == [row]
+
+
+def test_list_says_how_old_the_numbers_of_a_running_run_are(kube, trainer, monkeypatch):
+    notes = {"trainer/progress": json.dumps({"epoch": 12, "epochs": 60, "time": 1000.0})}
+    kube.jobs["r1"] = rayjob(annotations=notes, **RUNNING)
+    monkeypatch.setattr(cluster.time, "time", lambda: 1300.0)
+    assert "12/60 (5:00 ago)" in trainer("list", "--namespace", "training")[1]
+    monkeypatch.setattr(cluster.time, "time", lambda: 1010.0)
+    assert "ago" not in trainer("list", "--namespace", "training")[1]
+
+
+def test_list_names_where_runs_are_if_they_are_in_several_places(kube, trainer, tmp_path):
+    kube.jobs["r9"] = rayjob("r9", **RUNNING)
+    assert "where" not in trainer("list")[1]
+    Record(tmp_path / "runs" / "r1").create(kubernetes.Config(), {})
+    rows = [row.split() for row in trainer("list")[1].splitlines()]
+    assert rows[0][-1] == "where"
+    assert {row[0]: row[-1] for row in rows[1:]} == {"r9": "kind", "r1": "runs"}
+
+
+def test_list_shows_what_it_has_and_fails_if_the_cluster_is_away(kube, trainer, tmp_path):
+    kube.rayjobs = lambda: (_ for _ in ()).throw(LostConnectionError("cluster: no answer"))
+    Record(tmp_path / "runs" / "r1").create(kubernetes.Config(), {})
+    code, out, err = trainer("list")
+    assert (code, err) == (ExitCode.CLUSTER, "Error: cluster: no answer.\n")
+    assert "r1" in out
+
+
+@pytest.mark.parametrize("given", [["list", "--storage", "none"], ["status", "--storage", "none"]])
+def test_list_of_a_storage_that_does_not_exist_fails(trainer, given):
+    code, out, err = trainer(*given)
+    assert (code, out) == (ExitCode.STORAGE, "")
+    assert "none does not exist" in err
+
+
+def test_logs_take_a_number_of_lines_and_a_duration(kube, trainer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(client, "logs", lambda run, **given: seen.append(given) or [])
+    trainer("logs", "r1", "--tail", "3", "--since", "5m", "--raw")
+    assert (seen[0]["tail"], seen[0]["since_s"], seen[0]["raw"]) == (3, 300.0, True)
+    code, _, err = trainer("logs", "r1", "--since", "soon")
+    assert (code, "--since: 'soon' is not a duration; write it as 30s" in err) == (ExitCode.CONFIG, True)
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "submit"])
@@ -244,7 +378,7 @@ def test_the_storage_may_be_that_of_the_environment(kube, trainer, monkeypatch, 
     for name in ("status_of", "logs", "stop"):
         monkeypatch.setattr(client, name, called)
     monkeypatch.setattr(client, "follow", lambda run, display, storage: called(storage=storage))
-    monkeypatch.setattr(main, "_fail", lambda sentence, code: sys.exit(code))
+    monkeypatch.setattr(main, "_fail", lambda sentence, code, then="": sys.exit(code))
     monkeypatch.setenv("TRAINER_STORAGE", "s3://mine")
     run = ["--name", "r1"] if command == "submit" else ["r1"]
     assert trainer(command, *run)[0] == ExitCode.INTERRUPTED

@@ -109,6 +109,11 @@ CASES = [
         ExitCode.CONFIG,
         ["w.safetensors", "without their network", "--recipe"],
     ),
+    (
+        ["evaluate", "nobody", "--recipe", "fast"],
+        ExitCode.CONFIG,
+        ["nobody is a run", "leave out --recipe, --config and --set"],
+    ),
     (["report", "nobody"], ExitCode.STORAGE, ["nobody", "neither a run in /", "/runs nor a run's folder"]),
     (["config", "--set", "epochs=x"], ExitCode.CONFIG, ["epochs:", "'x'", "valid integer"]),
     (["dance"], ExitCode.CONFIG, ["No such command", "dance"]),

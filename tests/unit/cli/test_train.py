@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 from typer.testing import CliRunner
@@ -6,8 +7,11 @@ from typer.testing import CliRunner
 from trainer import resolve
 from trainer.cli import train as command
 from trainer.cli.main import app
+from trainer.config import differences
 from trainer.driver import launch
-from trainer.errors import ExitCode, OutageError, StorageError, TrainingError
+from trainer.errors import ExitCode, InterruptedRunError, OutageError, StorageError, TrainingError
+from trainer.storage import checkpoints
+from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
 from trainer.training import fetch
 
@@ -91,10 +95,101 @@ def test_a_dry_run_checks_and_starts_nothing(train, tmp_path, monkeypatch):
     assert "Run r1 can start: 237 steps, 1 CPU core per worker." in done.stdout
 
 
-def test_from_needs_a_fork(train):
-    done = train("--from", "best")
-    assert done.exception.exit_code is ExitCode.CONFIG
-    assert "name the new run with --fork" in str(done.exception)
+def test_a_run_is_named_before_anything_else_is_said(train):
+    assert train(ended=launch.Ended(RESULT)).stdout.splitlines()[0] == "Run r1: runs/r1"
+
+
+def test_a_run_is_named_in_json_too(train):
+    done = train("--log-format", "json", ended=launch.Ended(RESULT))
+    assert json.loads(done.stdout.splitlines()[0])["message"] == "Run r1: runs/r1"
+
+
+GIVEN = ["--recipe", "seed", "--set", "model.hidden=[8, 8]", "--set", "epochs=2", "--workers", "1", "--cpu"]
+
+
+def continuing(error):
+    """The words of the command that an error ends with."""
+    before, _, line = error.then.partition(": ")
+    assert before == "To continue it"
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize("how", ["ended", "raises", "ctrl-c"])
+def test_a_run_that_ends_early_gives_the_command_that_continues_it(train, how):
+    failure = InterruptedRunError("Stopped")
+    ways = {
+        "ended": {"ended": launch.Ended({**RESULT, "status": "interrupted"}, failure)},
+        "raises": {"raises": failure},
+        "ctrl-c": {"raises": KeyboardInterrupt()},
+    }
+    done = train(*GIVEN, "--storage", "my runs", **ways[how])
+    words = continuing(done.exception)
+    assert words[:4] == ["trainer", "train", "--name", "r1"]
+    again = train(*words[4:], ended=launch.Ended(RESULT))  # it is parsed, and means the same run
+    assert again.stdout.splitlines()[0] == "Run r1: my runs/r1"
+    assert sorted(words[2:]) == sorted(["--name", "r1", *GIVEN, "--storage", "my runs"])
+
+
+def test_a_run_without_a_name_is_continued_by_the_name_it_got(train):
+    done = train("--name", "", raises=InterruptedRunError("Stopped"))
+    name = done.stdout.splitlines()[0].split()[1].rstrip(":")
+    assert name.startswith("fast-")
+    assert continuing(done.exception) == ["trainer", "train", "--name", name]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The run r0 with a checkpoint at step 5, made with settings of its own."""
+    settings = ["epochs=4", "model.hidden=[16]", "data.flip=random"]
+    record = Record(tmp_path / "runs" / "r0")
+    record.create(resolve.load("fast", None, settings), {})
+    checkpoints.commit(record.place, Checkpoint(5, 1), {"model": b"x"}, {})
+    return record
+
+
+def forked(train, monkeypatch, *arguments, raises=None):
+    plans = []
+
+    def launched(plan, displays, log):
+        plans.append(plan)
+        if raises is not None:
+            raise raises
+        return launch.Ended(RESULT)
+
+    train(ended=launch.Ended(RESULT))  # for its environment
+    monkeypatch.setattr(launch, "run", launched)
+    done = CliRunner().invoke(app, ["fork", *arguments])
+    return done, plans
+
+
+def test_a_fork_has_the_settings_of_its_source_but_for_those_given(train, monkeypatch, source):
+    done, (plan,) = forked(train, monkeypatch, "r0", "r1", "--set", "optimizer.lr=0.02")
+    assert differences(source.config(), plan.config) == ["optimizer.lr: 0.2 → 0.02"]
+    assert (plan.record.name, plan.fork.checkpoint.step) == ("r1", 5)
+    said = "Fork of r0 at step-00000005-0001. Changed settings: optimizer.lr: 0.2 → 0.02."
+    assert done.stdout.splitlines()[:2] == [said, "Run r1: runs/r1"]
+
+
+def test_a_fork_with_a_file_takes_its_settings_over_the_sources(train, monkeypatch, source, tmp_path):
+    (tmp_path / "more.yaml").write_text("epochs: 9\nseed: 3\n")
+    _, (plan,) = forked(train, monkeypatch, "r0", "r1", "--config", "more.yaml", "--set", "seed=4")
+    assert differences(source.config(), plan.config) == ["seed: 0 → 4", "epochs: 4 → 9"]
+
+
+def test_a_fork_without_changes_says_so(train, monkeypatch, source):
+    done, _ = forked(train, monkeypatch, "r0", "r1")
+    assert "Changed settings: none." in done.stdout
+
+
+def test_a_fork_that_ends_early_is_continued_as_a_fork(train, monkeypatch, source):
+    given = ["fork", "r0", "r1", "--set", "seed=4", "--from", "step-00000005-0001"]
+    done, _ = forked(train, monkeypatch, *given[1:], raises=InterruptedRunError("Stopped"))
+    assert continuing(done.exception) == ["trainer", *given]
+
+
+def test_a_fork_of_no_run_is_refused(train, monkeypatch):
+    done, _ = forked(train, monkeypatch, "r9", "r1")
+    assert done.exception.exit_code is ExitCode.STORAGE
 
 
 def test_notes_are_lines_or_json(capsys):

@@ -44,6 +44,8 @@ def test_progress_has_the_columns_of_kubectl(progress):
     progress.add({**POINT, "epoch": 3, "step": 101, "train_loss": 0.5123, "samples_per_second": 6123.4, "time": 1010.1})
     values = progress_annotations(progress, CONFIG)
     assert values.pop("trainer/eta")
+    numbers = json.loads(values.pop("trainer/progress"))
+    assert (numbers["epoch"], numbers["test_accuracy"], numbers["samples_per_second"]) == (3, 0.8765, 6123.4)
     assert values == {
         "trainer/epoch": f"3/{CONFIG.epochs}",
         "trainer/step": f"101/{CONFIG.total_steps}",

@@ -339,3 +339,18 @@ def test_ready_workers_are_counted():
     pods = [pod("a", "worker", **ready), pod("b", "worker", **not_ready), pod("h", "head", **ready)]
     _, shown = watch(Played(STARTING, COMPLETE, log=line(RESULT), pods=pods))
     assert shown.messages[0] == "Ray cluster r1-x is starting, 1 worker ready"
+
+
+def test_who_joins_late_is_told_where_the_run_is_before_what_it_did():
+    order = []
+
+    class InOrder(Shown):
+        def event(self, event):
+            order.append(event["event"])
+
+        def point(self, point):
+            order.append("point")
+
+    kube = Played(RUNNING, log=line({"event": "metrics", **EPOCH}))
+    follow.Watch(kube, rayjob(**RUNNING), CONFIG, InOrder()).poll()
+    assert order == ["cluster", "point"]

@@ -7,10 +7,10 @@ from support.fake_kube import COMPLETE, RESULT, RUNNING, FakeKube, line, rayjob,
 from support.points import EPOCH
 
 from trainer import resolve
-from trainer.cluster import status, submit, waiting
+from trainer.cluster import status, waiting
 from trainer.cluster.outcome import Outcome
-from trainer.cluster.status import RunRow, RunStatus, describe, log_lines, numbers, poll, rows, state_of
-from trainer.errors import ExitCode, LostConnectionError
+from trainer.cluster.status import RunRow, RunStatus, describe, log_batches, numbers, poll, rows, state_of
+from trainer.errors import ClusterError, ExitCode, LostConnectionError, NoSuchRunError
 
 CONFIG = resolve.load("fast")
 NOTES = {"trainer/config": json.dumps(CONFIG.model_dump()), "trainer/submitted-by": "ann@laptop"}
@@ -25,8 +25,8 @@ def no_waiting(monkeypatch):
 
 
 STATES = [
-    ({}, "new"),
-    ({"jobDeploymentStatus": "Initializing"}, "initializing"),
+    ({}, "starting"),
+    ({"jobDeploymentStatus": "Initializing"}, "starting"),
     ({"jobDeploymentStatus": "Suspended"}, "suspended"),
     ({"jobDeploymentStatus": "Running"}, "running"),
     (RUNNING, "running"),
@@ -65,8 +65,9 @@ def test_a_finished_run_has_ended_while_its_result_is_still_to_come():
 def test_a_running_run_has_its_progress_and_what_it_does():
     kube = FakeKube(rayjob(annotations=NOTES, **RUNNING), log=line({"event": "metrics", **EPOCH}))
     found = poll(kube, "r1")
-    assert found.progress["accuracy"] == "82.34%"
-    assert set(found.progress) == {"epoch", "step", "loss", "accuracy", "samples_per_second", "eta"}
+    assert (found.progress["epoch"], found.progress["step"]) == (1, 1875)
+    assert found.progress["test_accuracy"] == 0.8234
+    assert found.progress["seconds_left"] is not None
     assert found.now == ["the driver runs on Ray cluster r1-x"]
     assert (found.submitted_by, found.ray_cluster, found.exit_code, found.ended) == ("ann@laptop", "r1-x", None, None)
 
@@ -75,7 +76,7 @@ def test_a_pending_run_has_its_problem_and_is_not_given_up():
     kube = FakeKube(rayjob(annotations=NOTES))
     kube.now += 1000
     found = poll(kube, "r1")
-    assert (found.state, found.exit_code) == ("new", None)
+    assert (found.state, found.exit_code) == ("starting", None)
     assert found.now[-1].startswith("KubeRay: no operator has picked up RayJob r1")
 
 
@@ -100,7 +101,7 @@ def test_a_rayjob_of_kubectl_is_described_as_it_is():
 
 
 def test_a_status_of_no_run_is_refused():
-    with pytest.raises(submit.NoSuchRunError):
+    with pytest.raises(NoSuchRunError):
         poll(FakeKube(), "r1")
 
 
@@ -108,13 +109,15 @@ def test_a_failure_is_described_with_code_sentence_and_result():
     ended = Outcome("failed", ExitCode.DATA, "p", "f")
     found = describe(rayjob(**RUNNING), ended, ["x"]).as_dict()
     assert (found["exit_code"], found["ended"], found["result"]["problem"]) == (3, "p; f.", "p")
-    assert "now" not in found
+    assert found["now"] == []
 
 
-def test_what_is_not_known_is_left_out_of_json():
-    assert RunStatus("r1", "new").as_dict() == {"run": "r1", "state": "new"}
-    found = RunStatus("r1", "running", {"epoch": "1/2"}, now=["x"], exit_code=0)
-    assert found.as_dict() == {"run": "r1", "state": "running", "epoch": "1/2", "now": ["x"], "exit_code": 0}
+def test_json_has_every_key_with_numbers_as_numbers_and_null():
+    empty = RunStatus("r1", "starting").as_dict()
+    assert empty["epoch"] is empty["test_accuracy"] is empty["seconds_left"] is empty["ended"] is None
+    found = RunStatus("r1", "running", {"epoch": 1, "test_accuracy": 0.5}, now=["x"], exit_code=0).as_dict()
+    assert (found["epoch"], found["test_accuracy"], found["now"], found["exit_code"]) == (1, 0.5, ["x"], 0)
+    assert found.keys() == empty.keys()
 
 
 def test_the_record_is_in_the_storage_of_the_pods():
@@ -124,11 +127,48 @@ def test_the_record_is_in_the_storage_of_the_pods():
     assert describe(rayjob(), None, []).record is None
 
 
-def test_a_list_has_the_newest_run_first():
-    old = rayjob("old", annotations={"trainer/epoch": "1/2", "trainer/accuracy": "50.00%"}, endTime="T", **COMPLETE)
+def with_progress(**numbers):
+    return {**NOTES, "trainer/progress": json.dumps(numbers)}
+
+
+def test_a_list_has_the_newest_run_first_and_numbers():
+    notes = with_progress(epoch=1, epochs=2, test_accuracy=0.5, time=7.0)
+    old = rayjob("old", annotations=notes, endTime="2026-11-24T15:01:00Z", **COMPLETE)
     new = rayjob("new")
     new["metadata"]["creationTimestamp"] = "2026-11-25T15:00:00Z"
-    assert rows(FakeKube(old, new)) == [RunRow("new", "new"), RunRow("old", "finished", "1/2", "50.00%", "T")]
+    where = "training of kind"
+    assert rows(FakeKube(old, new)) == [
+        RunRow("new", "starting", started_at=1795618800.0, where=where),
+        RunRow("old", "finished", 1, 2, 0.5, 1795532400.0, 1795532460.0, 7.0, where),
+    ]
+
+
+def test_a_list_says_of_a_running_run_what_its_status_says():
+    stale = with_progress(epoch=1, epochs=3, time=1.0)
+    kube = FakeKube(rayjob(annotations=stale, **RUNNING), log=line({"event": "metrics", **EPOCH, "epoch": 2}))
+    (row,) = rows(kube)
+    found = poll(kube, "r1")
+    assert (row.epoch, row.test_accuracy) == (found.progress["epoch"], found.progress["test_accuracy"]) == (2, 0.8234)
+    assert row.seen_at == EPOCH["time"]
+
+
+def test_a_list_keeps_the_old_numbers_with_their_time_if_the_log_cannot_be_read():
+    kube = FakeKube(rayjob(annotations=with_progress(epoch=1, epochs=3, time=1.0), **RUNNING))
+    kube.pod_log = lambda *_: (_ for _ in ()).throw(ClusterError("rights: no"))
+    (row,) = rows(kube)
+    assert (row.state, row.epoch, row.seen_at) == ("running", 1, 1.0)
+
+
+def test_a_list_has_the_result_of_a_run_that_nobody_followed():
+    kube = FakeKube(rayjob(annotations=NOTES, **COMPLETE), log=line({"event": "metrics", **EPOCH}) + line(RESULT))
+    (row,) = rows(kube)
+    assert (row.state, row.epoch, row.test_accuracy) == ("finished", 1, 0.9)
+
+
+@pytest.mark.parametrize("odd", ["", "[]", "{", '{"epoch": "x"}', '{"epoch": NaN}', '{"epoch": true}'])
+def test_progress_that_makes_no_sense_is_not_known(odd):
+    (row,) = rows(FakeKube(rayjob(annotations={"trainer/progress": odd})))
+    assert (row.state, row.epoch) == ("starting", None)
 
 
 ODD = [
@@ -152,14 +192,14 @@ def test_an_odd_rayjob_is_a_row_and_the_others_are_listed(odd):
 
 
 def test_a_rayjob_that_makes_no_sense_is_damaged():
-    assert rows(FakeKube({**rayjob(), "status": "odd"})) == [RunRow("r1", "damaged")]
+    assert [row.state for row in rows(FakeKube({**rayjob(), "status": "odd"}))] == ["damaged"]
 
 
 def test_a_log_has_all_submitters_lines_in_order():
     kube = FakeKube(rayjob(**RUNNING), pods=[submitter(name="b"), submitter(name="a"), submitter("r2", "c")])
     kube.pod_list[0]["metadata"]["creationTimestamp"] = "2026-11-25T15:00:00Z"
     kube.logs = {"a": "1 x\n2 y\n", "b": "3 z\n", "c": "not mine\n"}
-    assert list(log_lines(kube, "r1", follow=False)) == ["1 x", "2 y", "3 z"]
+    assert list(log_batches(kube, "r1", follow=False)) == [["1 x", "2 y", "3 z"]]
 
 
 def test_a_followed_log_ends_with_the_run_and_repeats_no_line():
@@ -169,19 +209,19 @@ def test_a_followed_log_ends_with_the_run_and_repeats_no_line():
     kube.rayjob = lambda name: {**found, "status": next(states)} if kube.polled() else found
     count = iter(range(10))
     kube.polled = lambda: next(count) > 0
-    lines = log_lines(kube, "r1", follow=True)
-    assert next(lines) == "1 x"
+    lines = log_batches(kube, "r1", follow=True)
+    assert next(lines) == ["1 x"]
     kube.logs["r1-abc"] = "1 x\n2 y\n"
-    assert list(lines) == ["2 y"]
+    assert [line for batch in lines for line in batch] == ["2 y"]
 
 
 @pytest.mark.parametrize("then", [None, rayjob(uid="2", **RUNNING)])
 def test_a_followed_log_ends_when_the_rayjob_is_gone_or_replaced(then):
     kube = FakeKube(rayjob(**RUNNING), log="1 x\n")
-    lines = log_lines(kube, "r1", follow=True)
-    assert next(lines) == "1 x"
+    lines = log_batches(kube, "r1", follow=True)
+    assert next(lines) == ["1 x"]
     kube.jobs = {"r1": then} if then else {}
-    assert list(lines) == []
+    assert [line for batch in lines for line in batch] == []
 
 
 def test_a_followed_log_waits_out_a_lost_connection():
@@ -195,10 +235,10 @@ def test_a_followed_log_waits_out_a_lost_connection():
         return answer
 
     kube.pods = pods
-    assert list(log_lines(kube, "r1", follow=True)) == ["1 x"]
+    assert list(log_batches(kube, "r1", follow=True)) == [["1 x"]]
     answers[:] = [LostConnectionError("cluster: no answer")]
     with pytest.raises(LostConnectionError):
-        list(log_lines(kube, "r1", follow=False))
+        list(log_batches(kube, "r1", follow=False))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +254,7 @@ def test_a_followed_log_waits_out_a_lost_connection():
             {"test_accuracy": 0.9, "test_loss": 0.3, "seconds": {"wall": 12.34}},
             "test accuracy 90.00%, test loss 0.3000, 12.3 s in total",
         ),
-        ({"test_accuracy": 0.9, "test_loss": 0.3, "seconds": 5}, "its numbers are in the record"),
+        ({"test_accuracy": 0.9, "test_loss": 0.3, "seconds": 5}, "test accuracy 90.00%, test loss 0.3000"),
     ],
 )
 def test_numbers_that_make_no_sense_are_not_shown(result, words):

@@ -5,8 +5,8 @@ from support.fake_kube import COMPLETE, RUNNING, FakeKube, pod, rayjob, submitte
 
 from trainer.cluster import submit as submitting
 from trainer.cluster.api import AlreadyExistsError
-from trainer.cluster.submit import NoSuchRunError, has_failed, pods_of, remove, stop, submit
-from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError, ResourceError
+from trainer.cluster.submit import has_failed, pods_of, remove, stop, submit
+from trainer.errors import ClusterError, ConfigError, ConflictError, InterruptedRunError, NoSuchRunError, ResourceError
 
 FAILED = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": "failed with exit code 6", "failed": 3}
 
@@ -26,8 +26,8 @@ def said():
 
 @pytest.fixture
 def go(said):
-    def go(kube, name="r1", cluster="own", overrides=(), recipe=None):
-        return submit(kube, name, cluster, recipe, None, overrides, said.append)
+    def go(kube, name="r1", cluster="own", overrides=(), recipe=None, dry_run=False):
+        return submit(kube, name, cluster, recipe, None, overrides, said.append, dry_run)
 
     return go
 
@@ -83,6 +83,19 @@ def test_a_faster_submit_of_the_same_run_is_joined(go):
 
     kube.create_rayjob = create_late
     assert not go(kube).created
+
+
+def test_a_dry_run_asks_the_cluster_and_changes_nothing(go):
+    kube = FakeKube()
+    asked = []
+    create = kube.create_rayjob
+    kube.create_rayjob = lambda job, dry_run=False: asked.append(dry_run) or create(job, dry_run)
+    assert go(kube, dry_run=True).created
+    assert (asked, kube.jobs) == ([True], {})
+    go(kube)
+    kube.jobs["r1"]["status"] = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed"}
+    assert not go(kube, dry_run=True).created
+    assert (kube.deleted, kube.patches) == ([], [])
 
 
 def test_a_name_that_comes_and_goes_is_a_conflict_that_may_be_retried(go):
@@ -160,12 +173,12 @@ def test_a_run_has_failed_when_it_ended_without_finishing(status, failed):
     assert has_failed(rayjob(**status)) is failed
 
 
-def test_stop_says_who_and_removes_the_rayjob_and_its_pods(clock):
+def test_stop_says_who_and_removes_the_pods_and_leaves_a_suspended_rayjob(clock):
     kube = FakeKube(rayjob(**RUNNING))
     stopped = stop(kube, "r1")
-    assert stopped["metadata"]["name"] == "r1"
+    assert (stopped.job["metadata"]["name"], kube.deleted, kube.pod_list) == ("r1", ["1"], [])
     assert "@" in kube.patches[0]["metadata"]["annotations"]["trainer/stopped-by"]
-    assert kube.jobs == {}
+    assert kube.jobs["r1"]["spec"]["suspend"] is True
     assert clock[0] >= 3.0  # followers poll every two seconds
 
 

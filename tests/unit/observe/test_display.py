@@ -63,6 +63,47 @@ def test_a_live_table_shows_the_run_and_is_removed_at_the_end(monkeypatch):
     assert shown._live.is_started is False
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 160])
+def test_a_live_line_is_one_line_in_any_width(width, monkeypatch):
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(display, "console", lambda: terminal)
+    shown = display.LiveDisplay(CONFIG)
+    shown.point({**POINT, "epoch": 9, "step": 18_000, "workers": 12, "samples_per_second": 123_456.7})
+    table = shown._table()
+    shown.close()
+    with terminal.capture() as printed:
+        terminal.print(table)
+    (line,) = printed.get().splitlines()
+    assert len(line) <= width
+    assert "epoch 9/10" in line
+    assert ("ETA" in line) == (width >= 40)
+    assert ("123k/s" in line) == (width >= 80)
+
+
+def test_a_live_display_leaves_nothing_behind(monkeypatch):
+    # what remains on a terminal of 60 columns: nothing, where each line that was written is erased
+    out = io.StringIO()
+    terminal = Console(file=out, width=60, force_terminal=True, color_system=None)
+    monkeypatch.setattr(display, "console", lambda: terminal)
+    shown = display.LiveDisplay(CONFIG)
+    shown.point(POINT)
+    shown.close()
+    last = out.getvalue().rsplit("\x1b[2K", 1)[-1]  # after the last erased line
+    assert not re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]|[\r\n]", "", last)
+
+
+def test_lines_have_the_clock_of_the_run_and_not_of_the_reader(monkeypatch):
+    monkeypatch.setattr(display, "clock", lambda at: f"<{at:.0f}>")
+    lines = display.Lines(CONFIG)
+    assert lines.event({"event": "warning", "message": "x", "time": 5.0}) == "<5>  warning: x"
+    assert lines.point({**POINT, "time": 8.0}) is None
+    assert lines.point({**POINT, "time": 10.0}).startswith("<10>  epoch 1/10")
+    assert lines.event({"event": "cluster", "message": "y", "time": 99.0}) == "<99>  y"
+    assert lines.point({**POINT, "time": 12.0}) is None
+    assert lines.point({**POINT, "time": 15.0}) is not None  # 99 was on another clock
+
+
 @pytest.mark.parametrize(
     ("chosen", "kind"),
     [("json", display.JsonDisplay), ("plain", display.PlainDisplay), ("auto", display.PlainDisplay)],

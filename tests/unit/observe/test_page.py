@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from trainer import resolve
 from trainer.config import CLASSES, Config
 from trainer.errors import StorageError
-from trainer.observe import page, plots
+from trainer.observe import goodput, page, plots
 from trainer.storage import layout
 from trainer.storage.record import Record
 
@@ -117,7 +118,7 @@ def test_the_page_of_a_finished_run_has_its_numbers(finished: Record) -> None:
         "82.46%",  # test accuracy of the last epoch
         "0.2500",  # its loss
         "39.0 s",  # wall
-        "250 samples/s",
+        "Samples per second 250",
         "1.5000",  # train loss of an epoch: the mean of 2 and 1
         "2 of 4",  # epochs
         "31.5 s 80.8%",  # training, and its share
@@ -210,7 +211,7 @@ def test_the_confusion_picture_depends_on_the_counts() -> None:
 def test_a_run_that_just_started_says_what_is_missing(tmp_path: Path) -> None:
     text = Page(page.write(make(tmp_path / "new"))).text
     assert "no result yet" in text
-    assert "still going on, or its process was killed" in text
+    assert "still running, or its process was killed" in text
     assert "14 November 2023, 22:13 UTC" in text  # its last sign of life
     assert "There are no curves: the run reported no numbers yet." in text
     assert "There is no evaluation" in text
@@ -347,9 +348,70 @@ def test_a_run_without_mistakes_has_a_page(finished: Record) -> None:
     assert "There is no mistake to show." in Page(page.write(finished)).text
 
 
-def test_settings_that_are_not_the_default_stand_out(tmp_path: Path) -> None:
-    html = page.write(make(tmp_path / "set", Config(seed=12345))).read_text()
-    assert re.findall(r'<tr class="set"><td>(\w+)</td><td>(\w+)</td>', html) == [("seed", "12345")]
+def test_settings_that_differ_from_the_recipe_stand_out(tmp_path: Path) -> None:
+    config = resolve.load("accurate", None, ["seed=12345", "optimizer.lr=0.3"])
+    html = page.write(make(tmp_path / "set", config))
+    rows = re.findall(r'<tr class="set"><td>(\w+)</td><td>([^<]*)</td>', html.read_text())
+    assert rows == [("seed", "12345"), ("lr", "0.3")]
+    text = Page(html).text
+    assert "Recipe: accurate. Bold : differs from it." in text
+    assert "blocks [32], [64], [128, 128]" in text
+
+
+def test_a_list_that_is_empty_is_none_and_not_nothing() -> None:
+    assert [page.setting(each) for each in ([], "", [[8], [16, 32]], (1, 2))] == [
+        "none",
+        "none",
+        "[8], [16, 32]",
+        "1, 2",
+    ]
+
+
+ACCOUNT = dict.fromkeys(goodput.PARTS, 0.0) | {"productive": 60.0, "recovery": 40.0, "wall": 100.0, "goodput": 0.6}
+
+
+def test_a_resumed_run_has_one_wall_time_over_all_its_attempts(tmp_path: Path) -> None:
+    record = make(tmp_path / "resumed")
+    add_attempt(record, 1)
+    add_attempt(record, 2)
+    finish(record, attempt=2, goodput=ACCOUNT)
+    text = Page(page.write(record)).text
+    assert "Wall time 1:40" in text
+    assert "productive 60.0 s 60.0%" in text
+    assert "recovery 40.0 s 40.0%" in text
+    assert re.search(r"wall 1:40 from the run's first start to its end.*, over all 2 attempts", text)
+    assert "Goodput: 60.0% of the 1:40 was productive training." in text
+    assert "39.0 s" not in text  # of the last process alone
+
+
+def test_an_interrupted_run_is_stopped_as_in_the_list(tmp_path: Path) -> None:
+    html = page.write(finish(make(tmp_path / "r1"), "interrupted", "Stopped."))
+    assert '<span class="badge stopped">stopped</span>' in html.read_text()
+
+
+def test_a_page_says_how_to_make_it_again_from_anywhere(finished: Record, tmp_path: Path) -> None:
+    assert f"trainer report run-1 --storage {tmp_path}" in Page(page.write(finished)).text
+    other = make(tmp_path / "b" / "run-2")
+    text = Page(page.write_comparison([finished, other], tmp_path / "two of them")).text
+    places = f"{tmp_path}/run-1 {tmp_path}/b/run-2"
+    assert f"trainer report {places} --output '{tmp_path}/two of them'" in text
+
+
+def test_a_comparison_links_to_the_pages_of_its_runs(finished: Record, tmp_path: Path) -> None:
+    page.write(finished)
+    other = make(tmp_path / "no-page")
+    html = Page(page.write_comparison([finished, other], tmp_path / "both"))
+    assert [each for each in html.references if not each.startswith("data:")] == ["../run-1/report.html"]
+
+
+def test_each_comparison_has_a_folder_of_its_own_that_no_run_can_have(tmp_path: Path) -> None:
+    runs = [Record(tmp_path / name) for name in ("a", "b", "c")]
+    names = [page.comparison_name(some) for some in (runs[:2], runs[1:], runs)]
+    assert names == ["comparison_a_b", "comparison_b_c", "comparison_a_b_c"]
+    assert not any(resolve.RUN_NAME.fullmatch(name) for name in names)
+    many = [Record(tmp_path / f"{'x' * 30}-{number}") for number in range(20)]
+    assert len(page.comparison_name(many)) < 60
+    assert page.comparison_name(many) != page.comparison_name(many[1:] + many[:1])
 
 
 def test_a_run_on_validation_samples_says_so(tmp_path: Path) -> None:

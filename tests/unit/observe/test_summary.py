@@ -4,7 +4,7 @@ import pytest
 
 from trainer import resolve
 from trainer.errors import TrainingError
-from trainer.observe.summary import Clock, seconds_by_part, summarise
+from trainer.observe.summary import Clock, how_far, parts_of, seconds_by_part, summarise, wall_seconds
 from trainer.storage import layout
 from trainer.storage.record import Record
 from trainer.training import device
@@ -70,3 +70,32 @@ def test_a_finished_run_has_no_error(record):
     result = summarise(record, Clock(began=0.0), "finished", None)
     assert result["exit_code"] == 0
     assert not {"error", "problem", "fix", "retry"} & set(result)
+
+
+PARTS = {"start_up": 1.0, "training": 4.0, "wall": 5.0}
+OF_ONE_PROCESS = {"start_up": 1.0, "training": 4.0}
+ACCOUNT = {"productive": 6.0, "redone": 3.0, "wall": 9.0, "goodput": 0.6667}
+
+
+@pytest.mark.parametrize(
+    ("result", "wall", "parts"),
+    [
+        ({}, None, {}),
+        ({"seconds": PARTS}, 5.0, {"start_up": 1.0, "training": 4.0}),
+        (
+            {"seconds": PARTS, "goodput": {**ACCOUNT, "wall": 5.0}, "attempt": 1},
+            5.0,
+            {"start_up": 1.0, "training": 4.0},
+        ),
+        ({"seconds": PARTS, "goodput": ACCOUNT, "attempt": 2}, 9.0, {"productive": 6.0, "redone": 3.0}),
+    ],
+)
+def test_a_run_has_one_wall_time_and_parts_that_add_up_to_it(result, wall, parts):
+    assert (wall_seconds(result), parts_of(result)) == (wall, parts)
+    assert sum(parts.values()) == (wall or 0)
+
+
+def test_how_far_a_run_came_is_said_by_its_last_point(record):
+    assert how_far(record) == "before the first report"
+    record.add_point({"time": 1.0, "step": 1900, "epoch": 2})
+    assert how_far(record) == "at step 1900/18750, in epoch 2/10"

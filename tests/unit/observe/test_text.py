@@ -74,3 +74,16 @@ def test_counts_have_the_right_noun():
 
 def test_a_number_that_is_not_known_is_a_dash():
     assert (text.number(None, ".2f"), text.number(1.234, ".2f")) == ("–", "1.23")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.4, "0"), (812, "812"), (999.9, "1.0k"), (7449, "7.4k"), (35_404, "35k"), (1_234_567, "1.2M")],
+)
+def test_short_numbers_have_few_characters(value, shown):
+    assert text.short(value) == shown
+
+
+@pytest.mark.parametrize("at", [1e300, float("nan"), float("inf"), -1e300])
+def test_a_time_that_is_none_is_shown_as_unknown(at):
+    assert (text.clock(at), text.date(at)) == ("--:--:--", "–")
