@@ -34,9 +34,15 @@ OVERRIDDEN = {
     # Ray's page about each process that died would interrupt our lines, which say it in one
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
 }
-# Ray runs it in the driver, and it may replace the workers' environment; RAY_JOB_CONFIG_JSON_ENV_VAR belongs to a job
-# that Ray itself started, and must stay.
-REMOVED = ("RAY_RUNTIME_ENV_HOOK",)
+REMOVED = (
+    "RAY_RUNTIME_ENV_HOOK",  # may replace the workers' environment; RAY_JOB_CONFIG_JSON_ENV_VAR is Ray's own, and stays
+    # of Ray's many processes, these are not meant: the first three end them, or keep them from ending
+    "PYTHONWARNINGS",
+    "PYTHONDEVMODE",
+    "PYTHONINSPECT",
+    "PYTHONPROFILEIMPORTTIME",
+    "PYTHONVERBOSE",
+)
 MAX_SOCKET_PATH = 103  # bytes, on macOS; Linux has four more
 PREFIX = "trainer-ray-"
 SOCKET_BELOW_TEMP = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -68,6 +74,7 @@ def load() -> None:
     """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it."""
     set_timings()
     import ray.train  # takes a second: only after everything that can be checked is
+
     if not is_own():  # what the threads use that export metrics and watch the cluster
         import ray.autoscaler.v2.sdk
         import ray.util.metrics  # noqa: F401
@@ -104,7 +111,7 @@ def connected() -> Iterator[None]:
         try:
             with _in_a_folder_without_a_users_modules():
                 ray.init(**options)
-        except (OSError, RuntimeError, ValueError, ImportError) as error:  # all that Ray raises at its start
+        except Exception as error:  # noqa: BLE001 # Ray raises whatever it met at its start, often a bare Exception
             raise _refusal(error) from error
         yield
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -94,6 +96,7 @@ def ray_that_raises(monkeypatch):
         (ValueError("a value of the environment"), "unset it"),
         (OSError("AF_UNIX path length cannot exceed 107 bytes"), "unset it"),
         (TimeoutError("in 60 s"), "unset it"),
+        (Exception("The current node timed out during startup."), "unset it"),
     ],
 )
 def test_whatever_ray_refuses_with_is_a_sentence_about_its_address(monkeypatch, ray_that_raises, error, fix):
@@ -121,3 +124,12 @@ def test_ray_starts_where_no_file_of_a_user_can_stand_for_ours(monkeypatch, tmp_
         assert Path.cwd() != tmp_path
         assert not Path("config.py").exists()
     assert Path.cwd() == tmp_path
+
+
+def test_what_threads_use_of_ray_is_imported_before_them():
+    code = (
+        "import os, sys; os.environ['RAY_ADDRESS'] = '10.0.0.1:6379'; from trainer.driver import ray_cluster; "
+        "ray_cluster.load(); print({'ray.util.metrics', 'ray.autoscaler.v2.sdk', 'ray.train'} <= set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "True"
