@@ -40,8 +40,6 @@ def test_a_run_succeeds_whatever_a_users_environment_says(tmp_path, data_folder)
         "MPLBACKEND": "of_another_matplotlib",
         "PYTHONWARNINGS": "error",
         "PYTHONDEVMODE": "1",
-        "PYTHONINSPECT": "1",
-        "PYTHONOPTIMIZE": "2",
         "RAY_TRAIN_V2_ENABLED": "0",
         "RAY_RUNTIME_ENV_HOOK": "a_users.hook",
         "RAY_ADDRESS": "",

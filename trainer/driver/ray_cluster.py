@@ -71,8 +71,16 @@ def set_timings() -> None:
 
 
 def load() -> None:
-    """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it."""
+    """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it.
+
+    Raises:
+        ResourceError: Python runs without docstrings, which Ray reads.
+    """
     set_timings()
+    if sys.flags.optimize > 1:
+        raise ResourceError(
+            f"PYTHONOPTIMIZE: at {sys.flags.optimize} Python drops docstrings, and Ray cannot do without", "unset it"
+        )
     import ray.train  # takes a second: only after everything that can be checked is
 
     if not is_own():  # what the threads use that export metrics and watch the cluster
@@ -111,7 +119,7 @@ def connected() -> Iterator[None]:
         try:
             with _in_a_folder_without_a_users_modules():
                 ray.init(**options)
-        except Exception as error:  # noqa: BLE001 # Ray raises whatever it met at its start, often a bare Exception
+        except Exception as error:  # Ray raises whatever it met at its start, often a bare Exception
             raise _refusal(error) from error
         yield
 

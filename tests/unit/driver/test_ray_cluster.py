@@ -133,3 +133,12 @@ def test_what_threads_use_of_ray_is_imported_before_them():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "True"
+
+
+def test_a_python_without_docstrings_is_refused():
+    code = (
+        "from trainer.driver import ray_cluster; from trainer.errors import ResourceError\n"
+        "try: ray_cluster.load()\nexcept ResourceError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "PYTHONOPTIMIZE: at 2 Python drops docstrings, and Ray cannot do without; unset it.\n"
