@@ -124,7 +124,7 @@ def test_a_profile_that_is_not_there_is_named(environment, server, tmp_path):
         store.check("s3://runs/p")
 
 
-def test_without_boto3_a_profile_is_refused_with_the_command_that_exports_it(environment, server, tmp_path):
+def test_without_boto3_a_profile_is_refused_with_a_command_to_export_it(environment, server, tmp_path):
     given(environment, profile(tmp_path, server))
     environment.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(StorageError, match=r"AWS_PROFILE: work cannot be read.*export-credentials --profile work"):
