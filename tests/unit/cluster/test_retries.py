@@ -161,7 +161,7 @@ def test_an_exhausted_rayjob_is_not_patched(make, changes):
     assert changes == []
 
 
-def test_a_later_failure_is_decided_anew(make, changes, clock):
+def test_a_later_failure_is_decided_by_itself(make, changes, clock):
     decided = make()
     decided.end(failed("Running", 0), LASTING, None)
     decided.end(rayjob(**RUNNING), None, None)

@@ -36,7 +36,7 @@ def test_a_run_that_did_not_finish_is_to_be_started(record, result):
 
 @pytest.mark.parametrize("name", [WEIGHTS, "result.json", "evaluation.json", "MANIFEST.json"])
 @pytest.mark.parametrize("how", ["changed", "gone"])
-def test_what_training_on_from_the_last_checkpoint_makes_is_made_anew(record, name, how):
+def test_what_training_on_from_the_last_checkpoint_makes_is_made_again(record, name, how):
     if how == "gone":
         (record.folder / name).unlink()
     else:
