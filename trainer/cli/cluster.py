@@ -189,7 +189,7 @@ def status(
     namespace: Namespace = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how a run is getting on, what it waits for, and how it ended."""
+    """Show the progress of a run, what it waits for, and how it ended."""
     from trainer.cluster import client
 
     if run is None:
