@@ -6,6 +6,7 @@ import functools
 import importlib.resources
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -85,7 +86,9 @@ def _definition(kind: str) -> dict[str, Any]:
     chart, module, file = CUSTOM[kind]
     if chart in os.environ and (text := _output("helm", "show", "crds", os.environ[chart])):
         # one definition alone: parsing all of them takes seconds
-        text = next(part for part in text.split("\n---") if f"\n    kind: {kind}\n" in part)
+        # (nor does every helm put a line of --- between two of them)
+        definitions = re.split(r"^(?=apiVersion: apiextensions)", text, flags=re.MULTILINE)
+        text = next(part for part in definitions if f"\n    kind: {kind}\n" in part)
     elif text := _output("go", "mod", "download", "-json", f"{module}@v{VERSION[module]}"):
         text = next(Path(json.loads(text)["Dir"]).rglob(file)).read_text()
     else:

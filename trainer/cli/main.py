@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -52,6 +53,8 @@ def main() -> None:
     """Run a command; every ``TrainerError`` becomes its sentence on stderr and its exit code."""
     open_closed_streams()
     encode_safely()
+    if "PYTHONWARNINGS" in os.environ:
+        warnings.simplefilter("ignore")  # `error` is meant for a user's own code: Ray's would not start
     if not os.environ.get("COLUMNS", "1").strip("0").isdigit():
         del os.environ["COLUMNS"]  # 0, as where nobody knows the width: Rich would print nothing
     try:

@@ -51,7 +51,9 @@ Gpu = Annotated[bool | None, typer.Option("--gpu/--cpu", help="Give each worker 
 CpusPerWorker = Annotated[int | None, typer.Option(help="CPU cores of each worker.")]
 Format = Annotated[LogFormat, typer.Option(help="auto: live in a terminal, else plain lines.")]
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")]
-Namespace = Annotated[str | None, typer.Option(help="Namespace of the chart; default: the context's, or training.")]
+Namespace = Annotated[
+    str | None, typer.Option(help="Namespace of the chart; default: the context's, or the one that has the chart.")
+]
 
 
 def as_overrides(

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-import yaml
-
 from trainer import resolve
 from trainer.cluster import diagnose, rayjob, submit
 from trainer.cluster.api import KubeClient, KubeObject
@@ -48,7 +46,7 @@ def checks(kube: KubeClient, log: Callable[[str], None]) -> Iterator[Check]:
     if missing or worst(of_templates):
         yield Check("pods", "start", State.WARNING, "skipped", "correct what is wrong above first")
     else:
-        yield from _of_pods(kube, yaml.safe_load(templates[rayjob.TEMPLATES["own"]]), log)
+        yield from _of_pods(kube, rayjob.load(templates[rayjob.TEMPLATES["own"]]), log)
 
 
 def check_rights(missing: list[str]) -> Check:
@@ -64,7 +62,7 @@ def _of_templates(kube: KubeClient, templates: dict[str, str], config: Config) -
     for key, text in templates.items():
         if key not in clusters:
             continue
-        job = yaml.safe_load(text)
+        job = rayjob.load(text)
         for check in job_template.lint(job):
             yield Check(f"{check.where} {key}", check.what, check.state, check.found, check.fix, check.code)
         try:

@@ -76,9 +76,10 @@ def check_api_server(where: str) -> Iterator[Check]:
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if host is None:
         return
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # of IPv6
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-        yield good(where, "API server", f"{host}:{port} is reachable")
+        yield good(where, "API server", f"{place} is reachable")
     except OSError as error:
         fix = "allow the head to reach it: network.apiServer in the values of helm/training"
-        yield Check(where, "API server", State.BAD, f"{host}:{port}: {error.strerror or error}", fix, ExitCode.CLUSTER)
+        yield Check(where, "API server", State.BAD, f"{place}: {error.strerror or error}", fix, ExitCode.CLUSTER)

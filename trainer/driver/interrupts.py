@@ -7,6 +7,7 @@ waits, which the C level of Python's signal handling wakes.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ ENDS_WITHIN_S = 4.0  # then what is left is killed
 LAST_ACTS_S = 0.8  # for all of them: one may hang for the same reason as the command
 
 _last_acts: list[Callable[[], None]] = []
+_folders: list[str] = []
 _reason: list[TrainerError] = []
 
 
@@ -51,6 +53,16 @@ def at_last(act: Callable[[], None]) -> Iterator[None]:
         _last_acts.remove(act)
 
 
+@contextmanager
+def removed_at_last(folder: str) -> Iterator[None]:
+    """While it lasts, remove `folder` after the process's children were killed."""
+    _folders.append(folder)
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+
+
 def give_up(error: TrainerError) -> None:
     """End the command from another thread than the main one, as Ctrl-C would, with this error."""
     _reason.append(error)
@@ -77,6 +89,8 @@ def _watch(reader: socket.socket, over: threading.Event) -> None:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+        for folder in _folders:
+            shutil.rmtree(folder, ignore_errors=True)
         error = reason()
         last_words = f"Error: {error}" if error else "Stopped: what did not end by itself was killed."
         os.write(2, f"\n{last_words}\n".encode())

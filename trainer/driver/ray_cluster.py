@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import trainer
+from trainer.driver import interrupts
 from trainer.errors import ResourceError, one_line
 from trainer.training import device
 
@@ -32,11 +34,18 @@ OVERRIDDEN = {
     # Ray's page about each process that died would interrupt our lines, which say it in one
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
 }
-# Ray runs it in the driver, and it may replace the workers' environment; RAY_JOB_CONFIG_JSON_ENV_VAR belongs to a job
-# that Ray itself started, and must stay.
-REMOVED = ("RAY_RUNTIME_ENV_HOOK",)
+REMOVED = (
+    "RAY_RUNTIME_ENV_HOOK",  # may replace the workers' environment; RAY_JOB_CONFIG_JSON_ENV_VAR is Ray's own, and stays
+    # of Ray's many processes, these are not meant: the first three end them, or keep them from ending
+    "PYTHONWARNINGS",
+    "PYTHONDEVMODE",
+    "PYTHONINSPECT",
+    "PYTHONPROFILEIMPORTTIME",
+    "PYTHONVERBOSE",
+)
 MAX_SOCKET_PATH = 103  # bytes, on macOS; Linux has four more
-SOCKET_BELOW_TEMP = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+PREFIX = "trainer-ray-"
+SOCKET_BELOW_TEMP = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 def address() -> str | None:
@@ -62,10 +71,21 @@ def set_timings() -> None:
 
 
 def load() -> None:
-    """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it."""
+    """Import Ray, in the main thread before others start: while one thread imports it, others would see half of it.
+
+    Raises:
+        ResourceError: Python runs without docstrings, which Ray reads.
+    """
     set_timings()
+    if sys.flags.optimize > 1:
+        raise ResourceError(
+            f"PYTHONOPTIMIZE: at {sys.flags.optimize} Python drops docstrings, and Ray cannot do without", "unset it"
+        )
     import ray.train  # takes a second: only after everything that can be checked is
-    import ray.util.metrics  # noqa: F401 # what the thread of the exporter uses
+
+    if not is_own():  # what the threads use that export metrics and watch the cluster
+        import ray.autoscaler.v2.sdk
+        import ray.util.metrics  # noqa: F401
 
 
 @contextmanager
@@ -82,32 +102,35 @@ def connected() -> Iterator[None]:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if is_own():
-        options |= {
-            "address": "local",  # else Ray joins whatever cluster it finds on this machine
-            "num_cpus": device.cpu_count(),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            **_temp_folder(),
-        }
-        if shlex.quote(sys.executable) != sys.executable:  # Ray passes it to a shell as it is: a space would split it
-            options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
-    try:
-        with _in_a_folder_without_a_users_modules():
-            ray.init(**options)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # all that Ray raises at its start
-        raise _refusal(error) from error
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         if is_own():
-            ray.shutdown()
+            options |= {
+                "address": "local",  # else Ray joins whatever cluster it finds on this machine
+                "num_cpus": device.cpu_count(),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": stack.enter_context(_temp_folder()),
+            }
+            stack.callback(ray.shutdown)
+            if (
+                shlex.quote(sys.executable) != sys.executable
+            ):  # Ray gives it to a shell as it is: a space would split it
+                options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
+        try:
+            with _in_a_folder_without_a_users_modules():
+                ray.init(**options)
+        except Exception as error:  # Ray raises whatever it met at its start, often a bare Exception
+            raise _refusal(error) from error
+        yield
 
 
 def _refusal(error: Exception) -> ResourceError:
     reason = one_line(error)
     if is_own():
-        return ResourceError(f"Ray does not start on this machine ({reason})", "run `trainer doctor`; see Ray's log")
+        return ResourceError(
+            f"Ray does not start on this machine ({reason})",
+            "run trainer doctor; with RAY_TMPDIR set to a folder, Ray's logs stay there",
+        )
     fix = "check the address and RAY_AUTH_TOKEN, or unset it to train on this machine"
     if "ersion mismatch" in str(error):  # Ray says it only in words
         fix = "use an environment with the cluster's versions of Ray and Python, or unset it to train on this machine"
@@ -116,12 +139,27 @@ def _refusal(error: Exception) -> ResourceError:
     return ResourceError(f"RAY_ADDRESS: Ray cannot join {address()} ({reason})", fix)
 
 
-def _temp_folder() -> dict[str, str]:
-    """Ray's folder for temporary files, if the usual one is too long for the sockets in it, as Slurm's often are."""
-    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
-    if len(os.fsencode(usual)) + SOCKET_BELOW_TEMP <= MAX_SOCKET_PATH:
-        return {}
-    return {"_temp_dir": f"/tmp/ray-{os.getuid()}"}  # noqa: S108 # Ray makes a folder of its own in it
+@contextmanager
+def _temp_folder() -> Iterator[str]:
+    """A folder for Ray's sockets and logs, removed with the cluster: Ray itself would leave one behind for each run.
+
+    Where a user's is too long for sockets, as Slurm's often are, it is below /tmp. One in RAY_TMPDIR is kept.
+    """
+    if (kept := os.environ.get("RAY_TMPDIR")) and _holds_sockets(kept):
+        yield kept
+        return
+    usual = tempfile.gettempdir()
+    within = usual if _holds_sockets(f"{usual}/{PREFIX}12345678") else "/tmp"  # noqa: S108 # mkdtemp makes one of our own
+    folder = tempfile.mkdtemp(prefix=PREFIX, dir=within)
+    with interrupts.removed_at_last(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds_sockets(folder: str) -> bool:
+    return len(os.fsencode(folder)) + SOCKET_BELOW_TEMP <= MAX_SOCKET_PATH
 
 
 @contextmanager

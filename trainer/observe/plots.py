@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+os.environ["MPLBACKEND"] = "agg"  # a user's may name one that this Matplotlib does not have, and its import fails
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,20 +48,26 @@ def test_what_would_change_the_workers_is_overridden(monkeypatch):
     assert "RAY_RUNTIME_ENV_HOOK" not in environment
 
 
-@pytest.mark.parametrize(
-    ("variable", "folder", "moved"),
-    [
-        ("TMPDIR", "/tmp", False),
-        ("TMPDIR", f"/scratch/{'x' * 60}", True),
-        ("RAY_TMPDIR", f"/scratch/{'x' * 60}", True),
-        ("TMPDIR", f"/scratch/{'ü' * 20}", True),  # bytes, not characters
-    ],
-)
-def test_a_temporary_folder_too_long_for_sockets_is_replaced(monkeypatch, variable, folder, moved):
+@pytest.mark.parametrize("name", ["x", "x" * 60, "ü" * 30])  # bytes count, not characters
+def test_rays_temporary_folder_is_short_enough_for_sockets_and_removed(monkeypatch, name):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/tmp")
-    monkeypatch.setenv(variable, folder)
-    assert bool(ray_cluster._temp_folder()) is moved
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        usual = Path(short, name)
+        usual.mkdir()
+        monkeypatch.setattr(ray_cluster.tempfile, "gettempdir", lambda: str(usual))
+        with ray_cluster._temp_folder() as folder:
+            assert Path(folder).is_dir()
+            assert (Path(folder).parent == usual) is (name == "x")
+            assert ray_cluster._holds_sockets(folder)
+        assert not Path(folder).exists()
+
+
+def test_rays_temporary_folder_that_a_user_names_is_kept(monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as given:
+        monkeypatch.setenv("RAY_TMPDIR", given)
+        with ray_cluster._temp_folder() as folder:
+            assert folder == given
+        assert Path(given).is_dir()
 
 
 @pytest.fixture
@@ -87,6 +96,7 @@ def ray_that_raises(monkeypatch):
         (ValueError("a value of the environment"), "unset it"),
         (OSError("AF_UNIX path length cannot exceed 107 bytes"), "unset it"),
         (TimeoutError("in 60 s"), "unset it"),
+        (Exception("The current node timed out during startup."), "unset it"),
     ],
 )
 def test_whatever_ray_refuses_with_is_a_sentence_about_its_address(monkeypatch, ray_that_raises, error, fix):
@@ -114,3 +124,21 @@ def test_ray_starts_where_no_file_of_a_user_can_stand_for_ours(monkeypatch, tmp_
         assert Path.cwd() != tmp_path
         assert not Path("config.py").exists()
     assert Path.cwd() == tmp_path
+
+
+def test_what_threads_use_of_ray_is_imported_before_them():
+    code = (
+        "import os, sys; os.environ['RAY_ADDRESS'] = '10.0.0.1:6379'; from trainer.driver import ray_cluster; "
+        "ray_cluster.load(); print({'ray.util.metrics', 'ray.autoscaler.v2.sdk', 'ray.train'} <= set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "True"
+
+
+def test_a_python_without_docstrings_is_refused():
+    code = (
+        "from trainer.driver import ray_cluster; from trainer.errors import ResourceError\n"
+        "try: ray_cluster.load()\nexcept ResourceError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "PYTHONOPTIMIZE: at 2 Python drops docstrings, and Ray cannot do without; unset it.\n"
