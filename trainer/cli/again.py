@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from trainer.cli.shown import place
 from trainer.cluster.api import IN_A_POD
+from trainer.errors import ExitCode, TrainerError
 
 if TYPE_CHECKING:
     from trainer.cluster.client import Run, Stopped
@@ -43,6 +44,12 @@ def on_cluster(run: Run | Stopped, *words: str, **options: str | Path | int | Se
     """Return a command line for a run on a cluster, with its context and namespace."""
     context = None if run.context == IN_A_POD else run.context
     return command(*words, **options, context=context, namespace=run.namespace)
+
+
+def hint(error: TrainerError, line: str) -> str:
+    """Return the command that continues what an error ended, and whether that needs something first."""
+    resumes = error.retry or error.exit_code is ExitCode.INTERRUPTED
+    return f"To continue it: {line}" if resumes else f"The same again, once that is corrected: {line}"
 
 
 def gpu_option(gpu: bool | None) -> dict[str, bool]:

@@ -173,7 +173,7 @@ def _show_end(run: Run, ended: Outcome, log_format: LogFormat, again_line: str) 
         error = ended.error()
         stop_line = again.on_cluster(run, "stop", run.name)
         pending = f"Its RayJob stays.\nFollow it: {again_line}\nStop it:   {stop_line}"
-        error.then = pending if ended.status == "pending" else f"To continue it: {again_line}"
+        error.then = pending if ended.status == "pending" else again.hint(error, again_line)
         raise error
     if log_format is not LogFormat.JSON:
         record = f"; its record is {run.record}" if run.record else ""
@@ -189,7 +189,7 @@ def status(
     namespace: Namespace = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how a run is getting on, what it waits for, and how it ended."""
+    """Show the progress of a run, what it waits for, and how it ended."""
     from trainer.cluster import client
 
     if run is None:

@@ -158,20 +158,19 @@ def _start(planned: Callable[[], tuple[Plan, str]], log_format: LogFormat, dry_r
 @contextmanager
 def _continued_by(words: str) -> Iterator[None]:
     """Let whatever ends a run early end with the command that continues it."""
-    hint = f"To continue it: {words}"
     try:
         yield
     except TrainerError as error:
-        error.then = hint
+        error.then = again.hint(error, words)
         raise
     except KeyboardInterrupt:  # before training, or while its end was written
         stopped = interrupts.reason() or InterruptedRunError("Stopped; the record so far is kept")
-        stopped.then = hint
+        stopped.then = again.hint(stopped, words)
         raise stopped from None
     except BrokenPipeError:  # nobody reads what it prints, and it may well have finished
         raise
     except Exception:
-        say(hint, stderr=True)
+        say(f"To continue it: {words}", stderr=True)
         raise
 
 

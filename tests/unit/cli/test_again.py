@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from trainer.cli import again
+from trainer.errors import CheckpointError, DivergedError, InterruptedRunError, TrainingError
 
 
 class Run:
@@ -33,6 +34,20 @@ def test_a_hint_for_a_cluster_always_names_the_cluster_and_namespace():
 def test_a_hint_in_a_pod_names_no_context_since_there_is_none(monkeypatch):
     monkeypatch.setattr(Run, "context", again.IN_A_POD)
     assert again.on_cluster(Run(), "stop", "r1") == "trainer stop r1 --namespace 'team a'"
+
+
+@pytest.mark.parametrize(
+    ("error", "resumes"),
+    [
+        (InterruptedRunError("stopped"), True),
+        (TrainingError("a worker was lost", retry=True), True),
+        (DivergedError("the loss became nan", "lower optimizer.lr"), False),
+        (CheckpointError("none is intact"), False),
+    ],
+)
+def test_a_hint_promises_to_continue_only_what_the_same_command_can(error, resumes):
+    begin = "To continue it: " if resumes else "The same again, once that is corrected: "
+    assert again.hint(error, "trainer x") == f"{begin}trainer x"
 
 
 @pytest.mark.parametrize(
