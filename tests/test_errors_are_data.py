@@ -14,6 +14,7 @@ ERRORS = {"error", "failure", "exception"}
 # Cutting the messages of others, who give no facts: file and function, and whose words they are.
 OTHERS = {
     ("cluster/api.py", "_reason"): "urllib3 nests the cause of a lost connection behind the last colon",
+    ("driver/ray_cluster.py", "_refusal"): "Ray says only in words why it refuses a driver",
     ("training/device.py", "gpu_names"): "nvidia-smi lists `GPU 0: NAME (UUID: ...)`",
     ("driver/ray_errors.py", "ran_out_of_memory"): "Ray says only in words that it killed a worker for its memory",
 }

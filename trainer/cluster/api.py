@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -366,3 +367,9 @@ def _load_service_account(settings: Any) -> tuple[str, str | None]:
         ) from None
     namespace = SERVICE_ACCOUNT / "namespace"
     return IN_A_POD, namespace.read_text().strip() if namespace.exists() else None
+
+
+def kubectl(kube: KubeClient) -> str:
+    """Return the command kubectl with its options for a client's cluster and namespace, quoted for a shell."""
+    context = [] if kube.context == IN_A_POD else ["--context", kube.context]
+    return shlex.join(["kubectl", *context, "-n", kube.namespace])

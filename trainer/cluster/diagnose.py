@@ -38,7 +38,8 @@ class Snapshot:
     """What a cluster shows of a run at one moment, `now` by the cluster's clock (seconds since 1970).
 
     `pods` and `events` are those of the run alone; `nodes` is None where the user may not list them. Where the run uses
-    a standing cluster, `cluster` is that, and `other_runs` are the names of the runs that use it too.
+    a standing cluster, `cluster` is that, and `other_runs` are the names of the runs that use it too. `kubectl` is the
+    command with its options for this cluster and namespace.
     """
 
     job: KubeObject
@@ -48,6 +49,11 @@ class Snapshot:
     nodes: list[KubeObject] | None = None
     other_runs: list[str] = field(default_factory=list)
     now: float = 0.0
+    kubectl: str = "kubectl"
+
+    def command(self, words: str) -> str:
+        """Return a command of kubectl that reaches this cluster and namespace, wherever it is pasted."""
+        return f"{self.kubectl} {words}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def problems(snapshot: Snapshot) -> list[Problem]:
     """Return everything that keeps a run from running, the most hopeless first."""
     found = [*_of_job(snapshot), *_of_events(snapshot), *_of_groups(snapshot)]
     for pod in sorted(snapshot.pods, key=lambda pod: _kind(pod) != "head"):  # the others wait for the head
-        found += [*_of_containers(pod), *_of_volumes(pod, snapshot.events), *_of_scheduling(pod, snapshot)]
+        found += [*_of_containers(pod, snapshot), *_of_volumes(pod, snapshot.events), *_of_scheduling(pod, snapshot)]
     unique = {problem.about: problem for problem in reversed(found)}
     return sorted(unique.values(), key=_patience_s)
 
@@ -86,15 +92,15 @@ def _of_job(snapshot: Snapshot) -> Iterator[Problem]:
         yield Problem(
             "queue",
             f"queue: Kueue has not admitted RayJob {name} to {queue} yet",
-            f"wait: it starts when there is room (kubectl get workloads -n {namespace})",
+            f"wait: it starts when there is room ({snapshot.command('get workloads')})",
             ExitCode.RESOURCES,
         )
     elif suspended and state == "Suspended":
-        patch = 'kubectl patch rayjob {} -n {} --type merge -p \'{{"spec":{{"suspend":false}}}}\''
+        patch = snapshot.command(f"""patch rayjob {name} --type merge -p '{{"spec":{{"suspend":false}}}}'""")
         yield Problem(
             "suspended",
             f"suspended: RayJob {name} has spec.suspend: true; somebody set it",
-            f"set it back: {patch.format(name, namespace)}",
+            f"set it back: {patch}",
             ExitCode.CLUSTER,
         )
     elif not state and waited_s > OPERATOR_ANSWERS_S and not snapshot.events:
@@ -158,7 +164,7 @@ def _of_groups(snapshot: Snapshot) -> Iterator[Problem]:
             )
 
 
-def _of_containers(pod: KubeObject) -> Iterator[Problem]:
+def _of_containers(pod: KubeObject, snapshot: Snapshot) -> Iterator[Problem]:
     for status in _container_statuses(pod):
         waiting = status["state"].get("waiting") or {}
         reason = waiting.get("reason") or ""
@@ -189,7 +195,7 @@ def _of_containers(pod: KubeObject) -> Iterator[Problem]:
                 f"crash of {_name(pod)}",
                 f"crash: container {status['name']} of {_kind(pod)} pod {_name(pod)} keeps crashing, last with exit "
                 f"code {ended.get('exitCode')}",
-                f"read its log: kubectl logs {_name(pod)} --previous",
+                f"read its log: {snapshot.command(f'logs {_name(pod)} --previous')}",
                 ExitCode.CLUSTER,
                 seconds("crash"),
             )
@@ -251,7 +257,7 @@ def _of_scheduling(pod: KubeObject, snapshot: Snapshot) -> Iterator[Problem]:
         yield Problem(
             "volume",
             f"volume: {pod_name} waits for a volume that is not bound ({_shortened(message)})",
-            "check kubectl get pvc, and the storage class",
+            f"check {snapshot.command('get pvc')}, and the storage class",
             ExitCode.CLUSTER,
             seconds("volume"),
         )

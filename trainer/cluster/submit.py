@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from trainer import resolve
 from trainer.cluster import outcome, rayjob, worker_groups
-from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject
+from trainer.cluster.api import RIGHTS, AlreadyExistsError, KubeClient, KubeObject, kubectl
 from trainer.cluster.outcome import Outcome
 from trainer.config import Config
 from trainer.errors import ClusterError, ConflictError, InterruptedRunError, NoSuchRunError, TrainerError
@@ -178,7 +177,7 @@ def remove(kube: KubeClient, job: KubeObject, wait: bool = True) -> KubeObject:
         time.sleep(1.0)
     raise InterruptedRunError(
         f"RayJob {name} was deleted, but its pods still exist after {GONE_WITHIN_S:.0f} s",
-        f"see which: kubectl get pods -n {kube.namespace} --context {shlex.quote(kube.context)}",
+        f"see which: {kubectl(kube)} get pods",
     )
 
 

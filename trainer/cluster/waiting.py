@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from trainer.cluster import diagnose
-from trainer.cluster.api import KubeClient, KubeObject
+from trainer.cluster.api import KubeClient, KubeObject, kubectl
 from trainer.cluster.diagnose import Problem, Snapshot
 from trainer.cluster.outcome import Outcome
 from trainer.errors import sentence
@@ -41,7 +41,7 @@ class Waiting:
 
     def _snapshot(self, job: KubeObject, pods: list[KubeObject], training: bool) -> Snapshot:
         if training:  # the pods say enough, and the API server is asked for nothing more
-            return Snapshot(job, pods, now=self._kube.now)
+            return Snapshot(job, pods, now=self._kube.now, kubectl=kubectl(self._kube))
         pending = any(pod["status"].get("phase") == "Pending" for pod in pods)
         nodes = self._kube.nodes() if pending else None
         events = self._events(job, pods)
@@ -49,7 +49,7 @@ class Waiting:
         driver_runs = (job.get("status") or {}).get("jobStatus") == "RUNNING"
         cluster = self._kube.raycluster(standing) if standing and driver_runs else None
         other_runs = others_on_cluster(self._kube.rayjobs(), job) if cluster else []
-        return Snapshot(job, pods, events, cluster, nodes, other_runs, self._kube.now)
+        return Snapshot(job, pods, events, cluster, nodes, other_runs, self._kube.now, kubectl(self._kube))
 
     def _events(self, job: KubeObject, pods: list[KubeObject]) -> list[KubeObject]:
         cluster = (job.get("status") or {}).get("rayClusterName")

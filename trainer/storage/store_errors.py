@@ -125,7 +125,7 @@ def _documented(error: Exception) -> tuple[str, str] | None:
 
 def _lacks_conditional_writes(error: Exception) -> bool:
     """Whether a store rejects the request itself: an unconditional write has succeeded just before."""
-    return _status(error) in ("400", "405", "411", "501") or "NotImplemented" in str(error)
+    return _status(error) in ("400", "405", "411", "501") or "NotImplemented" in _answer(error)
 
 
 def _is_forbidden(error: Exception) -> bool:

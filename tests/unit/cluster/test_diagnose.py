@@ -1,5 +1,7 @@
 """Problems of a run, told from objects as `kubectl get -o json` shows them, cut down to the parts that are read."""
 
+from dataclasses import replace
+
 import pytest
 
 from trainer.cluster import diagnose
@@ -244,7 +246,7 @@ CASES = {
             job({"jobDeploymentStatus": "Suspended"}, {"kueue.x-k8s.io/queue-name": "gpus"}, suspend=True), now=NOW
         ),
         ExitCode.RESOURCES,
-        ["Kueue has not admitted RayJob r1 to gpus", "kubectl get workloads -n training"],
+        ["Kueue has not admitted RayJob r1 to gpus", "kubectl get workloads"],
     ),
     "a run that somebody suspended": (
         Snapshot(job({"jobDeploymentStatus": "Suspended"}, suspend=True), now=NOW),
@@ -277,6 +279,11 @@ def test_a_problem_names_the_object_the_value_and_the_fix(case):
     assert [part for part in parts if part not in text] == [], text
     assert problem.fix
     assert not problem.problem.endswith(".")
+
+
+def told(snapshot):
+    problem = only(snapshot)
+    return problem.problem, problem.fix
 
 
 WAITED_FOR = ("Kueue", "a head out of memory", "a run that somebody suspended")
@@ -422,6 +429,12 @@ def test_another_pods_node_does_not_help():
     comes = event("Pod", "r2-x-worker", "TriggeredScaleUp", "pod triggered scale-up", "Normal")
     problem = only(Snapshot(RUNNING, [pod("worker", "gpu", conditions=[unschedulable(NO_GPU)])], [comes], now=NOW))
     assert problem.give_up_after_s is not None
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "kubectl" in sentence(*told(CASES[case][0]))])
+def test_a_command_that_is_pasted_reaches_this_cluster(case):
+    here = replace(CASES[case][0], kubectl="kubectl --context c -n team")
+    assert "kubectl --context c -n team " in only(here).fix
 
 
 def test_a_run_that_starts_as_it_should_has_no_problem():

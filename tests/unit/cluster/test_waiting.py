@@ -149,3 +149,13 @@ def test_a_standing_cluster_is_asked_for_only_while_its_driver_runs(clock, job):
     kube = FakeKube(job)
     kube.raycluster = None
     assert Waiting(kube, lambda *_: None, passive=False).check(job, [], training=False) is None
+
+
+def test_commands_in_a_problems_fix_name_the_cluster(clock, said):
+    waits = Waiting(FakeKube(), lambda about, message: said.append(message), passive=False)
+    suspended = rayjob(jobDeploymentStatus="Suspended", suspend=True)
+    suspended["spec"]["suspend"] = True
+    for seconds in (0, 2):
+        clock[0] = 1000.0 + seconds
+        waits.check(suspended, [], training=False)
+    assert "kubectl --context kind -n training patch rayjob" in said[0]
