@@ -3,17 +3,7 @@ import pytest
 from trainer import resolve
 from trainer.driver import preflight
 from trainer.errors import ConflictError, ResourceError
-from trainer.storage.record import Record
 from trainer.training import device
-
-CONFIG = resolve.load("seed")
-
-
-@pytest.fixture
-def record(tmp_path):
-    made = Record(tmp_path / "r1")
-    made.create(CONFIG, {"ray": "2.60.0"})
-    return made
 
 
 def test_a_name_with_another_config_is_refused_with_the_difference(record):

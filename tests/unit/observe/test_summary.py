@@ -2,21 +2,10 @@ import json
 
 import pytest
 
-from trainer import resolve
 from trainer.errors import TrainingError
 from trainer.observe.summary import Clock, how_far, parts_of, seconds_by_part, summarise, wall_seconds
 from trainer.storage import layout
-from trainer.storage.record import Record
 from trainer.training import device
-
-CONFIG = resolve.load("seed")
-
-
-@pytest.fixture
-def record(tmp_path):
-    made = Record(tmp_path / "r1")
-    made.create(CONFIG, {"ray": "2.60.0"})
-    return made
 
 
 def test_the_score_of_an_earlier_process_is_not_this_ones(record):

@@ -5,16 +5,8 @@ import pytest
 from trainer import resolve
 from trainer.errors import StorageError
 from trainer.storage import layout
-from trainer.storage.record import Record
 
 CONFIG = resolve.load("seed")
-
-
-@pytest.fixture
-def record(tmp_path):
-    made = Record(tmp_path / "r1")
-    made.create(CONFIG, {"ray": "2.60.0"})
-    return made
 
 
 def test_a_record_gives_back_what_was_put_in(record):
