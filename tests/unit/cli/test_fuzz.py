@@ -24,6 +24,8 @@ from trainer.errors import CheckpointError, ConfigError, ExitCode
 from trainer.storage.record import Record
 from trainer.training import fetch
 
+pytestmark = pytest.mark.server
+
 bounded = settings(
     derandomize=True,
     database=None,

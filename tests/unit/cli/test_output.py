@@ -17,6 +17,8 @@ from trainer.storage import checkpoints
 from trainer.storage.checkpoints import Best, Checkpoint
 from trainer.storage.record import Record
 
+pytestmark = pytest.mark.server
+
 BROKEN_PIPE = 141
 # every command that prints without a cluster and without Ray, good and bad
 COMMANDS = [
