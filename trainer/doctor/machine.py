@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer.doctor.check import Check, State, failed, good
-from trainer.driver import preflight, ray_cluster
+from trainer.driver import ray_cluster
 from trainer.errors import DataError, ExitCode, ResourceError, StorageError
 from trainer.storage import bucket, store
 from trainer.training import device, fetch
@@ -110,7 +110,7 @@ def check_ray_address(where: str) -> Iterator[Check]:
     if address is None:
         return
     try:
-        preflight.check_cluster(address)
+        ray_cluster.check_address(address)
     except ResourceError as error:
         yield failed(where, "RAY_ADDRESS", error)
     else:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trainer.config import Config, differences, parse_workers
 from trainer.driver import fork, ray_cluster
@@ -22,7 +20,6 @@ from trainer.storage.schema import Result
 from trainer.training import device
 
 SMALL_BATCH_PER_WORKER = 128  # samples; below it a second CPU worker costs more than it gains: make bench, workers
-CLUSTER_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def check_resources(config: Config) -> int:
     """
     fewest, most = config.worker_range
     if address := ray_cluster.address():
-        check_cluster(address)
+        ray_cluster.check_address(address)
         return config.cpus_per_worker or 1  # a cluster may grow: Ray knows better
     cores = device.cpu_count()
     if config.gpu:
@@ -104,37 +101,6 @@ def check_resources(config: Config) -> int:
             f"use --workers {max(1, cores // cpus)}, --cpus-per-worker {max(1, cores // fewest)}, or run on a cluster",
         )
     return cpus
-
-
-def check_cluster(address: str) -> None:
-    """Try to connect to a Ray cluster: Ray itself would try for minutes.
-
-    Raises:
-        ResourceError: nothing answers at `address`, or it is not the address of a Ray cluster's head.
-    """
-    scheme, separator, rest = address.rpartition("://")
-    if separator:
-        what = {"ray": "Ray Client, which cannot run Ray Train"}.get(scheme, "Ray's dashboard and Jobs API")
-        host = urlsplit(f"//{rest}").hostname or "HOST"
-        raise ResourceError(
-            f"RAY_ADDRESS: {address} is the address of {what}",
-            f"run this on the cluster, with RAY_ADDRESS={host}:6379; from outside: trainer submit",
-        )
-    if address == "auto":  # for Ray to find
-        return
-    try:
-        place = urlsplit(f"//{address}")
-        if not place.hostname or place.port is None:
-            raise ValueError
-    except ValueError:
-        raise ResourceError(f"RAY_ADDRESS: {address} is not a host and a port", "write it as HOST:6379") from None
-    try:
-        socket.create_connection((place.hostname, place.port), timeout=CLUSTER_ANSWERS_S).close()
-    except OSError as error:
-        raise ResourceError(
-            f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error})",
-            "correct it, or unset it to train on this machine",
-        ) from None
 
 
 def _check_gpus(workers: int) -> None:

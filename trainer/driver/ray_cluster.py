@@ -6,12 +6,15 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
+from urllib.parse import urlsplit
 
 import trainer
 from trainer.driver import interrupts
@@ -43,6 +46,8 @@ REMOVED = (
     "PYTHONPROFILEIMPORTTIME",
     "PYTHONVERBOSE",
 )
+CLUSTER_ANSWERS_S = 2.0  # to a connection
+JOINED_WITHIN_S = 60.0  # a head that has just started takes seconds; Ray would try for many minutes
 MAX_SOCKET_PATH = 103  # bytes, on macOS; Linux has four more
 PREFIX = "trainer-ray-"
 SOCKET_BELOW_TEMP = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -57,6 +62,37 @@ def address() -> str | None:
 def is_own() -> bool:
     """Whether Ray is started for this command alone, on this machine."""
     return address() is None
+
+
+def check_address(address: str) -> None:
+    """Try to connect to a Ray cluster: Ray itself would try for minutes.
+
+    Raises:
+        ResourceError: nothing answers at `address`, or it is not the address of a Ray cluster's head.
+    """
+    scheme, separator, rest = address.rpartition("://")
+    if separator:
+        what = {"ray": "Ray Client, which cannot run Ray Train"}.get(scheme, "Ray's dashboard and Jobs API")
+        host = urlsplit(f"//{rest}").hostname or "HOST"
+        raise ResourceError(
+            f"RAY_ADDRESS: {address} is the address of {what}",
+            f"run this on the cluster, with RAY_ADDRESS={host}:6379; from outside: trainer submit",
+        )
+    if address == "auto":  # for Ray to find
+        return
+    try:
+        place = urlsplit(f"//{address}")
+        if not place.hostname or place.port is None:
+            raise ValueError
+    except ValueError:
+        raise ResourceError(f"RAY_ADDRESS: {address} is not a host and a port", "write it as HOST:6379") from None
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=CLUSTER_ANSWERS_S).close()
+    except OSError as error:
+        raise ResourceError(
+            f"RAY_ADDRESS: no Ray cluster answers at {address} ({error.strerror or error})",
+            "correct it, or unset it to train on this machine",
+        ) from None
 
 
 def set_timings() -> None:
@@ -95,7 +131,9 @@ def connected() -> Iterator[None]:
     Raises:
         ResourceError: what answers at RAY_ADDRESS is not a Ray cluster, or refuses; Ray does not start here.
     """
-    if is_own():
+    if there := address():
+        check_address(there)
+    else:
         os.environ.pop("RAY_ADDRESS", None)  # set to nothing, Ray takes it for an address
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home folder
     load()
@@ -117,11 +155,28 @@ def connected() -> Iterator[None]:
             ):  # Ray gives it to a shell as it is: a space would split it
                 options["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
         try:
-            with _in_a_folder_without_a_users_modules():
+            with _in_a_folder_without_a_users_modules(), _given_up():
                 ray.init(**options)
         except Exception as error:  # Ray raises whatever it met at its start, often a bare Exception
             raise _refusal(error) from error
         yield
+
+
+@contextmanager
+def _given_up() -> Iterator[None]:
+    """Let joining a cluster end in time: Ray tries on and on, in a call that hears no signal."""
+    error = ResourceError(
+        f"RAY_ADDRESS: what is at {address()} does not answer as a Ray cluster",
+        "check the address (the head's port is 6379), or unset it to train on this machine",
+    )
+    timer = Timer(JOINED_WITHIN_S, interrupts.give_up, [error])
+    timer.daemon = True
+    if not is_own():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _refusal(error: Exception) -> ResourceError:

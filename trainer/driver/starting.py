@@ -1,7 +1,7 @@
 """What a run waits for until its workers start, in a line: Ray itself says nothing.
 
 A cluster that can grow, or whose nodes Kubernetes makes, is waited for without end. Elsewhere a node must be added by
-hand: the run waits a minute for it, and ends; so it does where no cluster answers.
+hand: the run waits a minute for it, and ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ POLL_S = 0.5
 QUIET_S = 8.0  # a start takes less, nearly always
 AGAIN_S = 60.0  # as long as nothing changes
 NODES_JOIN_WITHIN_S = 60.0  # where neither an autoscaler nor Kubernetes adds them
-ANSWERS_WITHIN_S = 60.0  # a head that has just started takes seconds; Ray would try for many minutes
 STARTED, FAILED = "training_started", "worker_failed"
 
 
@@ -139,14 +138,7 @@ class Watch:
 
     def _hopeless(self, cluster: Cluster | None, reason: str, waited_s: float) -> ResourceError | None:
         """The error to end with, if waiting longer is of no use."""
-        if cluster is None:
-            if ray_cluster.is_own() or waited_s < ANSWERS_WITHIN_S:
-                return None
-            return ResourceError(
-                f"RAY_ADDRESS: what is at {ray_cluster.address()} does not answer as a Ray cluster",
-                "check the address (the head's port is 6379), or unset it to train on this machine",
-            )
-        if cluster.grows or sum(map(self._needs.room_on, cluster.nodes)) >= self._needs.workers:
+        if cluster is None or cluster.grows or sum(map(self._needs.room_on, cluster.nodes)) >= self._needs.workers:
             return None
         if not ray_cluster.is_own() and waited_s < NODES_JOIN_WITHIN_S:
             return None

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer import resolve
-from trainer.driver import preflight
+from trainer.driver import preflight, ray_cluster
 from trainer.errors import ConflictError, ResourceError
 from trainer.training import device
 
@@ -74,8 +74,8 @@ def test_small_shares_of_a_batch_on_cpus_are_warned_of(options, warned):
 
 def test_a_cluster_that_does_not_answer_is_refused_with_its_address():
     with pytest.raises(ResourceError, match=r"RAY_ADDRESS: no Ray cluster answers at 127\.0\.0\.1:9 "):
-        preflight.check_cluster("127.0.0.1:9")
-    preflight.check_cluster("auto")  # for Ray to understand
+        ray_cluster.check_address("127.0.0.1:9")
+    ray_cluster.check_address("auto")  # for Ray to understand
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from trainer.driver import ray_cluster
-from trainer.errors import ResourceError
+from trainer.errors import ExitCode, ResourceError
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def ray_that_raises(monkeypatch):
             raise error
 
         monkeypatch.setattr(ray, "init", init)
+        monkeypatch.setattr(ray_cluster, "check_address", lambda _: None)
         monkeypatch.setattr(ray_cluster, "load", lambda: None)
 
     return arrange
@@ -137,8 +139,29 @@ def test_what_threads_use_of_ray_is_imported_before_them():
 
 def test_a_python_without_docstrings_is_refused():
     code = (
-        "from trainer.driver import ray_cluster; from trainer.errors import ResourceError\n"
+        "from trainer.driver import ray_cluster; from trainer.errors import ExitCode, ResourceError\n"
         "try: ray_cluster.load()\nexcept ResourceError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "PYTHONOPTIMIZE: at 2 Python drops docstrings, and Ray cannot do without; unset it.\n"
+
+
+def test_a_cluster_that_never_answers_is_given_up(monkeypatch):
+    import ray
+
+    gave_up = threading.Event()
+    errors = []
+
+    def give_up(error):
+        errors.append(error)
+        gave_up.set()
+
+    monkeypatch.setattr(ray, "init", lambda **_: gave_up.wait(30))
+    monkeypatch.setattr(ray_cluster, "check_address", lambda _: None)
+    monkeypatch.setattr(ray_cluster, "load", lambda: None)
+    monkeypatch.setattr(ray_cluster, "JOINED_WITHIN_S", 0.01)
+    monkeypatch.setattr(ray_cluster.interrupts, "give_up", give_up)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with ray_cluster.connected():
+        pass
+    assert (errors[0].exit_code, "10.0.0.1:6379 does not answer" in str(errors[0])) == (ExitCode.RESOURCES, True)
