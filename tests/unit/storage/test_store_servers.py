@@ -65,6 +65,11 @@ def at_once(times, act):
     return results
 
 
+def test_the_check_before_a_run_passes_and_leaves_nothing(place):
+    store.check(place)
+    assert store.files(place) == store.folders(place) == []
+
+
 def test_what_was_written_is_read_and_what_was_not_is_none(place):
     for content in (b"one", b"", bytes(range(256)) * 5000):
         store.write(store.join(place, "r1", "a b.json"), content)
