@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from trainer.errors import ExitCode
 
+ROOT = Path(__file__).parents[3]
 TRAIN = ["train", "--name", "x"]
 
 
@@ -153,7 +155,7 @@ def answers(tmp_path_factory):
         text=True,
         check=True,
         timeout=60,
-        env={"PATH": "", "HOME": str(folder), "COLUMNS": "500", "NO_COLOR": "1"},
+        env={"PATH": "", "HOME": str(folder), "COLUMNS": "500", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
     )
     return dict(enumerate(json.loads(line) for line in done.stdout.splitlines()))
 
