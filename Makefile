@@ -68,17 +68,22 @@ kind-delete: ## remove the kind cluster
 
 ##@ Test
 
+UNITS := tests/unit tests/charts tests/test_contracts.py tests/test_errors_are_data.py
+PARALLEL := -n auto --dist loadfile# a file's tests stay together: they share servers
+
 .PHONY: test
 test: .venv/.ready-dev ## every behaviour once: units, real Ray on this machine, charts (ten minutes on two cores)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(UNITS) -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest tests/local -m "not slow" $(ARGS)
 
 .PHONY: test-unit
 test-unit: .venv/.ready-dev ## the fast tests, for the edit loop: under a minute
-	@$(BIN)/python -m pytest tests/unit tests/test_contracts.py -m "not slow and not server" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(filter-out tests/charts,$(UNITS)) -m "not slow and not server" $(ARGS)
 
 .PHONY: test-all
 test-all: .venv/.ready-dev ## make test, and the slow variants that it leaves out
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(UNITS) $(ARGS)
+	@$(BIN)/python -m pytest tests/local $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready-dev ## the tests that need Kubernetes: they deploy to a kind cluster
