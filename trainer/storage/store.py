@@ -204,30 +204,42 @@ def check(uri: str) -> None:
     with sentences(uri, "written"):
         place, key = _at(uri, CHECK_DEADLINE_S)
         place.prepare(key)
-    folder = f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
-    folder = f"{key}/{folder}" if key else folder
-    created, replaced = f"{folder}/created", f"{folder}/replaced"
-    content = secrets.token_bytes(16)
+    name = f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
+    folder = f"{key}/{name}" if key else name
+    written = [f"{folder}/created", f"{folder}/replaced"]
     try:
-        for written in (b"", content):
-            with sentences(uri, "written"):
-                place.write(replaced, written)
-        _check_creation(uri, place, created)
-        with sentences(uri, "read"):
-            returned = place.read(replaced)
-        if returned != content:
-            raise StorageError(
-                f"storage: {uri} returns other bytes than were written just before", NO_CONDITIONAL_WRITES
-            )
-        with sentences(uri, "listed"):
-            listed = place.files(folder)
-        if listed != ["created", "replaced"]:
-            raise StorageError(f"storage: {uri} does not list what was written just before", NO_CONDITIONAL_WRITES)
+        with sentences(uri, "written"):
+            place.write(written[1], b"")
+        try:
+            _check_abilities(uri, place, folder, *written)
+        except StorageError:
+            with suppress(StorageError):  # the first error says more
+                _remove(uri, place, written)
+            raise
+        _remove(uri, place, written)
     finally:
-        with sentences(uri, "removed"):
-            place.delete(created)
-            place.delete(replaced)
-        remove_folder(join(uri, folder))
+        remove_folder(join(uri, name))
+
+
+def _check_abilities(uri: str, place: Folder | Bucket, folder: str, created: str, replaced: str) -> None:
+    content = secrets.token_bytes(16)
+    with sentences(uri, "written"):
+        place.write(replaced, content)
+    _check_creation(uri, place, created)
+    with sentences(uri, "read"):
+        returned = place.read(replaced)
+    if returned != content:
+        raise StorageError(f"storage: {uri} returns other bytes than were written just before", NO_CONDITIONAL_WRITES)
+    with sentences(uri, "listed"):
+        listed = place.files(folder)
+    if listed != ["created", "replaced"]:
+        raise StorageError(f"storage: {uri} does not list what was written just before", NO_CONDITIONAL_WRITES)
+
+
+def _remove(uri: str, place: Folder | Bucket, keys: list[str]) -> None:
+    with sentences(uri, "removed"):
+        for key in keys:
+            place.delete(key)
 
 
 def _check_creation(uri: str, place: Folder | Bucket, probe: str) -> None:

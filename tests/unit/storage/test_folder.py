@@ -91,6 +91,7 @@ def test_a_file_system_that_cannot_replace_a_file_is_named(tmp_path, monkeypatch
     monkeypatch.setattr("pathlib.Path.replace", replace)
     with pytest.raises(StorageError, match="its file system, odd, lacks what a run needs"):
         store.check(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_type_of_a_file_system_is_found(tmp_path):
