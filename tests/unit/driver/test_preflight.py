@@ -95,3 +95,35 @@ def test_an_address_of_something_else_is_refused(monkeypatch, address, words):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ResourceError, match=words):
         preflight.check_resources(resolve.load("fast"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "visible", "words"),
+    [
+        (None, [], None, "this machine has no GPU that PyTorch can use; train without --gpu"),
+        ("cuda", [], None, "nvidia-smi lists none; repair the driver, or train without --gpu"),
+        ("cuda", [], "0", "nvidia-smi lists none; repair the driver"),
+        ("cuda", ["H100"], "", "CUDA_VISIBLE_DEVICES= leaves none"),
+        ("cuda", ["H100"], "-1", "CUDA_VISIBLE_DEVICES=-1 leaves none"),
+    ],
+)
+def test_why_there_is_no_gpu_is_said_with_mocked_gpus(monkeypatch, kind, names, visible, words):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "gpu_kind", lambda: kind)
+    monkeypatch.setattr(device, "gpu_names", lambda: names)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(ResourceError, match=f"gpu: true, but {words}"):
+        preflight.check_resources(resolve.load("fast", None, ["gpu=true"]))
+
+
+def test_an_elastic_run_on_a_mac_needs_a_gpu_for_most_with_mocked_gpus(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "gpu_count", lambda: 1)
+    config = resolve.load("fast", None, ["gpu=true", "workers=1-2", "cpus_per_worker=1"])
+    monkeypatch.setattr(device, "gpu_kind", lambda: "cuda")
+    assert preflight.check_resources(config) == 1
+    monkeypatch.setattr(device, "gpu_kind", lambda: "mps")  # Ray does not count it: nothing would hold the second back
+    with pytest.raises(ResourceError, match="workers: 2 need a GPU each, and this machine has 1"):
+        preflight.check_resources(config)

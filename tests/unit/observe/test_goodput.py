@@ -57,3 +57,7 @@ def test_the_parts_add_up_to_the_wall_time(attempts):
     parts = account(events, points, now)
     assert sum(parts[part] for part in PARTS) == pytest.approx(parts["wall"])
     assert all(parts[part] >= 0 for part in PARTS)
+
+
+def test_a_run_of_no_time_has_no_goodput():
+    assert account([], [], 100.0)["goodput"] == 0.0
