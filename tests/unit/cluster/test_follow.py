@@ -231,7 +231,18 @@ def test_a_replaced_head_is_announced_once():
     heads = iter(["a", "b", "b", "b"])
     kube.pods = lambda: [*submitters, pod(next(heads), "head", phase="Running")]
     _, shown = watch(kube)
-    assert sum(said.startswith("head a is gone; b replaces it") for said in shown.messages) == 1
+    assert [said for said in shown.messages if "is gone" in said] == [
+        "head a is gone; b replaces it, and the run resumes from storage"
+    ]
+
+
+def test_a_head_that_is_missing_for_a_moment_is_not_replaced():
+    kube = Played(RUNNING, RUNNING, RUNNING, COMPLETE, log=line(RESULT))
+    submitters = kube.pod_list
+    heads = iter([["a"], [], ["a"], ["a"]])
+    kube.pods = lambda: [*submitters, *(pod(name, "head", phase="Running") for name in next(heads))]
+    _, shown = watch(kube)
+    assert [said for said in shown.messages if "is gone" in said] == []
 
 
 STUCK = {"name": "ray-head", "image": "nope", "state": {"waiting": {"reason": "InvalidImageName", "message": "x"}}}

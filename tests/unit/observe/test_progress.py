@@ -52,3 +52,15 @@ def test_eta_counts_the_steps_of_this_attempt_alone():
     progress.add(POINT)
     progress.add(resumed)
     assert progress.seconds_left == 50.0  # 1,875 steps took 10 s; 9,375 are left
+
+
+def test_numbers_of_a_run_with_and_without_its_config():
+    progress = Progress(CONFIG)
+    assert progress.numbers() is None
+    progress.add(POINT)
+    known = progress.numbers()
+    assert (known["epochs"], known["steps"], known["step"], known["seconds_left"]) == (10, 18_750, 1875, 90.0)
+    of_kubectl = Progress(None)
+    of_kubectl.add(POINT)
+    known = of_kubectl.numbers()
+    assert (known["epochs"], known["steps"], known["step"]) == (None, None, 1875)

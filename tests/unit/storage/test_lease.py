@@ -67,6 +67,8 @@ def test_a_claim_without_a_sign_of_life_is_taken_over(run):
         ("alive", b'{"time": 11795757641.5}'),  # a digit more: in three hundred years
         ("alive", b'{"time": "1"}'),
         ("alive", b"[]"),
+        ("alive", b'{"time": 1'),  # cut by a full disk
+        ("json", b'{"host": "else'),
         ("json", b'{"hosu": "elsewhere", "time": 1.0}'),
     ],
 )
