@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from trainer import resolve
@@ -127,3 +129,15 @@ def test_an_elastic_run_on_a_mac_needs_a_gpu_for_most_with_mocked_gpus(monkeypat
     monkeypatch.setattr(device, "gpu_kind", lambda: "mps")  # Ray does not count it: nothing would hold the second back
     with pytest.raises(ResourceError, match="workers: 2 need a GPU each, and this machine has 1"):
         preflight.check_resources(config)
+
+
+def test_a_plan_has_what_was_checked(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: 4)
+    monkeypatch.chdir(tmp_path)
+    config = resolve.load("fast")
+    plan = preflight.prepare("new", config, str(tmp_path / "runs"), Path("data"))
+    assert (plan.record.place, plan.config) == (str(tmp_path / "runs" / "new"), config)
+    assert (plan.data_folder, plan.cpus_per_worker) == (tmp_path / "data", 4)
+    assert (plan.fork, plan.finished, plan.damage) == (None, None, ())
+    assert list((tmp_path / "runs").iterdir()) == []  # checked, and nothing begun
