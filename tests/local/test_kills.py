@@ -69,6 +69,7 @@ def test_a_run_that_is_going_on_is_refused_to_a_second_process_at_once(tmp_path,
         first.wait(30)
 
 
+@pytest.mark.slow
 def test_a_run_without_an_intact_checkpoint_stops(tmp_path, data_folder):
     arguments = ["train", "--name", "one", *RUN]
     assert run_trainer(tmp_path, *arguments).returncode == 0

@@ -76,6 +76,7 @@ def wait_until(true, seconds, look=lambda: "it did not come true"):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster, tmp_path, data_folder):
     environment, port = cluster
     environment = {**environment, "TRAINER_LAST_SCRAPE_S": "12"}

@@ -44,6 +44,7 @@ def test_an_outage_of_the_store_costs_no_failure(between, train):
     assert training.result()["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_an_outage_at_the_end_is_waited_for_and_announced(workers, between, train):
     with train("--workers", workers, pace_s=0.2) as training:

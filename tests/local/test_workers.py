@@ -15,6 +15,7 @@ def weights(folder, name):
     return hashlib.sha256((folder / "runs" / name / "model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_same_seed_gives_bitwise_the_same_weights(workers, tmp_path, data_folder):
     for name in ("a", "b"):

@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,10 @@ def test_a_plan_has_what_was_checked(monkeypatch, tmp_path):
     assert (plan.data_folder, plan.cpus_per_worker) == (tmp_path / "data", 4)
     assert (plan.fork, plan.finished, plan.damage) == (None, None, ())
     assert list((tmp_path / "runs").iterdir()) == []  # checked, and nothing begun
+
+
+@pytest.mark.parametrize(("setting", "cpus"), [("cpus_per_worker=3", 3), ("cpus_per_worker=null", 1)])
+def test_on_a_cluster_a_worker_gets_what_is_asked_for_or_one_core(monkeypatch, setting, cpus):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
+        assert preflight.check_resources(resolve.load("fast", None, [setting, "workers=64"])) == cpus
