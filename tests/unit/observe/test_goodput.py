@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.observe.goodput import PARTS, account
+from trainer.observe.goodput import PARTS, account, without_redone
 
 
 def started(attempt, at, step=0):
@@ -61,3 +61,14 @@ def test_the_parts_add_up_to_the_wall_time(attempts):
 
 def test_a_run_of_no_time_has_no_goodput():
     assert account([], [], 100.0)["goodput"] == 0.0
+
+
+def test_an_epoch_that_is_scored_again_counts_once():
+    end = point(1, 10, 5.0, test_accuracy=0.8)
+    again = point(2, 10, 20.0, test_accuracy=0.8)
+    on = point(2, 15, 25.0)
+    scored = point(2, 20, 30.0, test_accuracy=0.9)
+    events = [started(1, 0.0), started(2, 18.0, step=10)]
+    assert without_redone([end, again, on, scored], events) == [end, on, scored]
+    same_step = point(1, 10, 6.0)  # a report at an epoch's end, before it is scored
+    assert without_redone([same_step, end], events[:1]) == [same_step, end]
