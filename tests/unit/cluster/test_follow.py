@@ -347,9 +347,11 @@ def test_the_state_of_a_rayjob_in_words(status, words):
 def test_ready_workers_are_counted():
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}
     not_ready = {"conditions": [{"type": "Ready", "status": "False"}], "phase": "Running"}
-    pods = [pod("a", "worker", **ready), pod("b", "worker", **not_ready), pod("h", "head", **ready)]
+    scheduled = {"conditions": [{"type": "PodScheduled", "status": "True"}], "phase": "Pending"}
+    workers = [pod("a", "worker", **ready), pod("b", "worker", **ready), pod("c", "worker", **not_ready)]
+    pods = [*workers, pod("d", "worker", **scheduled), pod("h", "head", **ready)]
     _, shown = watch(Played(STARTING, COMPLETE, log=line(RESULT), pods=pods))
-    assert shown.messages[0] == "Ray cluster r1-x is starting, 1 worker ready"
+    assert shown.messages[0] == "Ray cluster r1-x is starting, 2 workers ready"
 
 
 def test_who_joins_late_is_told_where_the_run_is_before_what_it_did():
