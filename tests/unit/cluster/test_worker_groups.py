@@ -69,3 +69,16 @@ def test_pods_are_rounded_up_to_hold_all_workers(workers, pods):
     resources = {"limits": {"cpu": "4"}}
     group = {"template": {"spec": {"containers": [{"resources": resources}]}}}
     assert worker_groups.pods_for(group, config(), workers) == pods
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["cpus_per_worker=64"], "no worker group without GPUs has pods with 64 CPU cores ("),
+        (["cpus_per_worker=64", "gpu=true"], "no worker group with GPUs has pods with 64 CPU cores and a GPU ("),
+    ],
+)
+def test_what_no_group_has_is_said_with_the_gpu_only_where_it_is_needed(overrides, words):
+    with pytest.raises(ResourceError) as error:
+        job(config(*overrides))
+    assert words in str(error.value)
