@@ -206,6 +206,14 @@ def test_a_suspended_run_that_has_not_failed_has_not_ended():
     assert outcome.of_run(job) is None
 
 
+@pytest.mark.parametrize(("suspend", "ended"), [(True, True), (False, False)])
+def test_a_rayjob_that_stands_for_a_stopped_run_is_one_that_stays_suspended(suspend, ended):
+    job = rayjob(annotations={"trainer/stopped-by": "ann@laptop"}, jobDeploymentStatus="Suspended")
+    job["spec"]["suspend"] = suspend
+    found = outcome.of_run(job)
+    assert (found is not None and found.status == "stopped") is ended
+
+
 def test_a_finished_run_stays_finished_while_its_rayjob_is_deleted():
     ended = outcome.of_run(rayjob(deleted=True, jobStatus="SUCCEEDED", jobDeploymentStatus="Complete"))
     assert ended.exit_code == ExitCode.OK

@@ -45,7 +45,7 @@ def test_a_fork_starts_from_the_chosen_checkpoint_and_names_it(source, tmp_path,
 def test_a_fork_that_has_a_checkpoint_of_its_own_goes_on_from_there(source, tmp_path):
     run = begun(source, tmp_path)
     checkpoints.commit(run, Checkpoint(18, 4), {"model": b"own"}, {})
-    assert not fork.copy(fork.plan(source, config(), None), run, fence=5)
+    assert fork.copy(fork.plan(source, config(), None), run, fence=5) is False
     assert checkpoints.newest_valid(run, None)[0].step == 18
 
 

@@ -149,3 +149,16 @@ def test_on_a_cluster_a_worker_gets_what_is_asked_for_or_one_core(monkeypatch, s
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
         assert preflight.check_resources(resolve.load("fast", None, [setting, "workers=64"])) == cpus
+
+
+def test_a_fork_is_planned_unless_it_has_finished_already(monkeypatch, record, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: 4)
+    asked = []
+    monkeypatch.setattr(preflight.fork, "plan", lambda source, *_: asked.append(source.name))
+    config = resolve.load("seed")
+    preflight.prepare("new", config, str(tmp_path / "runs"), None, fork_of=record)
+    assert asked == ["r1"]
+    monkeypatch.setattr(preflight.seal, "finished_result", lambda _: ({"status": "finished"}, ()))
+    assert preflight.prepare("new", config, str(tmp_path / "runs"), None, fork_of=record).finished
+    assert asked == ["r1"]
