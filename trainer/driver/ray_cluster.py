@@ -206,6 +206,7 @@ def _temp_folder() -> Iterator[str]:
     usual = tempfile.gettempdir()
     within = usual if _holds_sockets(f"{usual}/{PREFIX}12345678") else "/tmp"  # noqa: S108 # mkdtemp makes one of our own
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=within)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # else PyTorch leaves a folder of its own beside it
     with interrupts.removed_at_last(folder):
         try:
             yield folder
