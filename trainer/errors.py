@@ -34,7 +34,7 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.INTERNAL: "a bug in the trainer: the message says where the traceback is",
     ExitCode.CONFIG: "the command line, a config file or a `--set` is wrong: nothing was started",
     ExitCode.DATA: "Fashion-MNIST was not found, or its files are wrong or truncated",
-    ExitCode.STORAGE: "the storage cannot be read or written, or there is no such run in it or on the cluster",
+    ExitCode.STORAGE: "the storage cannot be read or written, or neither it nor the cluster has that run",
     ExitCode.CONFLICT: "the run's name belongs to a run with another config, or that run is still running",
     ExitCode.TRAINING: "the training failed: a worker raised an error or died, and retrying did not help",
     ExitCode.RESOURCES: "not enough CPUs, GPUs or memory on this machine or cluster",

@@ -81,7 +81,7 @@ FAULTS = {
     "a bucket that is not there": (
         lambda: chart("storage.uri=s3://nope"),
         ("head", "storage"),
-        "there is no such bucket",
+        "the bucket does not exist",
         ExitCode.STORAGE,
     ),
     "keys that the store does not know": (

@@ -211,7 +211,7 @@ FAILING = {
         ["storage.uri=s3://nope"],
         [],
         ExitCode.STORAGE,
-        "storage: s3://nope.* cannot be .*there is no such bucket; create it",
+        "storage: s3://nope.* cannot be .*the bucket does not exist; create it",
     ),
     "wrong-keys": (
         ["storage.existingSecret=wrong-keys"],

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.cli.shown import place
 from trainer.cluster.api import IN_A_POD
@@ -52,9 +52,16 @@ def hint(error: TrainerError, line: str) -> str:
     return f"To continue it: {line}" if resumes else f"The same again, once that is corrected: {line}"
 
 
-def gpu_option(gpu: bool | None) -> dict[str, bool]:
-    """Return ``--gpu`` or ``--cpu``, as it was given."""
-    return {} if gpu is None else {"gpu" if gpu else "cpu": True}
+def settings(
+    file: Path | None,
+    overrides: list[str] | None,
+    workers: str | None,
+    gpu: bool | None,
+    cpus_per_worker: int | None,
+) -> dict[str, Any]:
+    """Return the options of `command` that repeat the settings as they were given."""
+    of_gpu = {} if gpu is None else {"gpu" if gpu else "cpu": True}
+    return {"config": file, "set": overrides, "workers": workers, "cpus_per_worker": cpus_per_worker, **of_gpu}
 
 
 def _program() -> list[str]:

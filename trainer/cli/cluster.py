@@ -117,26 +117,24 @@ def submit(
         "submit",
         name=run.name,
         recipe=recipe,
-        config=file,
-        set=overrides,
-        workers=workers,
-        cpus_per_worker=cpus_per_worker,
+        **again.settings(file, overrides, workers, gpu, cpus_per_worker),
         cluster=None if cluster is Kind.OWN else cluster.value,
         storage=storage,
-        **again.gpu_option(gpu),
     )
     if log_format is not LogFormat.JSON:
-        joined = (
-            "has finished already, with this config"
-            if run.has_finished
-            else "exists already, with this config; joining it"
-        )
-        state = "submitted" if run.created else joined
-        say(f"Run {run.name} in {where}: {state}.")
+        say(f"Run {run.name} in {where}: {_joined(run)}.")
     if wait:
         _follow(run, storage, log_format, again_line)
     elif log_format is not LogFormat.JSON:
         say(_how_to_return(run, again_line))
+
+
+def _joined(run: Run) -> str:
+    if run.created:
+        return "submitted"
+    if run.has_finished:
+        return "has finished already, with this config"
+    return "exists already, with this config; joining it"
 
 
 def _follow(run: Run, storage: str | None, log_format: LogFormat, again_line: str) -> None:

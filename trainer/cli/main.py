@@ -60,7 +60,7 @@ def main() -> None:
     try:
         with interrupts.bounded():
             _run()
-    except BrokenPipeError:  # whoever read this, as in `trainer list | head -1`, has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, as in `trainer list | head -1`
         _leave_quietly()
 
 

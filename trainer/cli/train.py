@@ -70,13 +70,9 @@ def train(
             "train",
             name=named,
             recipe=recipe,
-            config=file,
-            set=overrides,
+            **again.settings(file, overrides, workers, gpu, cpus_per_worker),
             storage=again.storage_option(runs),
             data=data,
-            workers=workers,
-            cpus_per_worker=cpus_per_worker,
-            **again.gpu_option(gpu),
         )
         return preflight.prepare(named, settings, store.normalise(runs), data), words
 
@@ -116,14 +112,10 @@ def fork(
             "fork",
             source,
             named,
-            config=file,
-            set=overrides,
+            **again.settings(file, overrides, workers, gpu, cpus_per_worker),
             **{"from": from_checkpoint},
             storage=again.storage_option(runs),
             data=data,
-            workers=workers,
-            cpus_per_worker=cpus_per_worker,
-            **again.gpu_option(gpu),
         )
         plan = preflight.prepare(named, settings, storage, data, original, from_checkpoint)
         if plan.fork is not None:

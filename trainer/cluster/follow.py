@@ -82,7 +82,7 @@ class Watch:
             return outcome.of_attempt(self._job, self._log.result) or outcome.stopped(self._job)
         self._job = job
         pods = self._pods()
-        if not self._last_state:  # who joins late is told first where the run is, then what it has done
+        if not self._last_state:  # on joining late, first the current state, then the events so far
             self._say_state(pods)
         for line in self._log.read(self._kube, [pod for pod in pods if _component(pod) == "submitter"]):
             if not isinstance(line, str):  # `trainer logs` shows the rest; what matters of it is in the outcome

@@ -36,7 +36,7 @@ def rows(storage: str) -> list[RunRow]:
     """Return the runs in a storage, newest first; one whose record makes no sense is `damaged`.
 
     Raises:
-        StorageError: the storage cannot be listed, does not answer, or is no folder.
+        StorageError: the storage cannot be listed, does not answer, or is not a folder.
     """
     if not store.is_remote(storage) and not Path(storage).is_dir():
         problem = "is not a folder" if Path(storage).exists() else "does not exist"

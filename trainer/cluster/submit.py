@@ -144,7 +144,7 @@ def stop(kube: KubeClient, name: str, wait: bool = True, log: Callable[[str], No
     time.sleep(READ_BY_FOLLOWERS_S)
     try:
         job = remove(kube, job, wait)
-    finally:  # also if its pods take too long, or whoever waits presses Ctrl-C
+    finally:  # also if its pods take too long, or on Ctrl-C meanwhile
         listed = _keep_listed(kube, job)
     return Stop(job, None, rayjob.has_started(job), listed)
 

@@ -40,7 +40,7 @@ from trainer.storage.record import Record
 from trainer.storage.schema import Result, Status
 from trainer.training import device, fetch
 
-INTERRUPTED_PUSH_S = 3.0  # who stops a run does not wait for an unreachable object store
+INTERRUPTED_PUSH_S = 3.0  # after Ctrl-C nobody waits for an unreachable object store
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 COLLECTIVE_TIMEOUT_S = 45  # a rank that hangs holds up all others: they give up after this long, and are restarted

@@ -198,13 +198,13 @@ def check(uri: str) -> None:
     """Try everything that a run relies on, on an object that is then removed: also that it cannot be created twice.
 
     Raises:
-        StorageError: it is no folder, there is no such bucket, this identity may not do one of these things there, or
-            the store does them otherwise than a run needs.
+        StorageError: it is not a folder, the bucket does not exist, this identity lacks a right, or the store behaves
+            differently from what a run needs.
     """
     with sentences(uri, "written"):
         place, key = _at(uri, CHECK_DEADLINE_S)
         place.prepare(key)
-    name = f".writable-{secrets.token_hex(8)}"  # of this check alone, whoever else checks
+    name = f".writable-{secrets.token_hex(8)}"  # unique: other processes may check at the same time
     folder = f"{key}/{name}" if key else name
     written = [f"{folder}/created", f"{folder}/replaced"]
     try:

@@ -161,7 +161,7 @@ def _reason_and_fix(error: Exception, uri: str, verb: str) -> tuple[str, str]:
         right = {"read": "read", "listed": "list", "removed": "delete"}.get(verb, "write")
         return f"access denied{in_brackets}", f"let this identity {right} objects there, or {CREDENTIALS}"
     if _is_absent(error):
-        return "there is no such bucket", "create it, or correct the name"
+        return "the bucket does not exist", "create it, or correct the name"
     if verb == "created" and _lacks_conditional_writes(error):
         return f"the store has no conditional writes{in_brackets}", NO_CONDITIONAL_WRITES
     server = endpoint(uri)

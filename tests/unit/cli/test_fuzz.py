@@ -152,7 +152,7 @@ def folder(tmp_path, monkeypatch):
 def run(arguments, environment):
     """Run a command in this process: its exit code, and what it printed."""
     kube = FakeKube(rayjob(**COMPLETE), rayjob("r2", jobDeploymentStatus="Initializing"), rayjob("new", **RUNNING))
-    kube.jobs["new"]["status"]["jobStatus"] = "STOPPED"  # it has ended: nobody follows it for ever
+    kube.jobs["new"]["status"]["jobStatus"] = "STOPPED"  # it has ended, so that following it ends too
     out, err = io.StringIO(), io.StringIO()
     before = {key: os.environ[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in os.environ}
     with (

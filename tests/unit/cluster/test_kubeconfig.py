@@ -68,7 +68,7 @@ def plugin(path, script, **more):
 
 
 def said(kind=ClusterError, context=None):
-    """What people are told when the kubeconfig is used."""
+    """Return the error of using the kubeconfig, as the command prints it."""
     with pytest.raises(kind) as refused:
         api.KubeClient(context).rayjob("r1")
     assert type(refused.value) is kind

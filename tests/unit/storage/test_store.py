@@ -143,7 +143,7 @@ def test_a_working_folder_that_was_removed_is_a_sentence(tmp_path, monkeypatch):
 
 
 def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
-    with pytest.raises(StorageError, match=r"s3://nowhere cannot be written: there is no such bucket"):
+    with pytest.raises(StorageError, match=r"s3://nowhere cannot be written: the bucket does not exist"):
         store.check("s3://nowhere")
 
 

@@ -184,7 +184,7 @@ def test_a_dead_proxy_is_named_and_not_the_store(to_a_server, scheme, proxy, rea
         (403, "SignatureDoesNotMatch", "the store does not accept these keys (403 SignatureDoesNotMatch)"),
         (403, "InvalidAccessKeyId", "the store does not accept these keys (403 InvalidAccessKeyId)"),
         (400, "AuthorizationHeaderMalformed", "the bucket is in another region (400 Auth"),
-        (404, "NoSuchBucket", "there is no such bucket; create it"),
+        (404, "NoSuchBucket", "the bucket does not exist; create it"),
         (503, "SlowDown", "answers 503 SlowDown"),
     ],
 )

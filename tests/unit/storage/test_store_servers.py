@@ -160,7 +160,7 @@ def test_a_checkpoint_is_committed_found_and_removed(place):
 def test_a_bucket_that_is_not_there_is_a_refusal_that_says_so(server):
     nowhere = server.partition("://")[0] + "://nowhere"
     for ask in (store.check, store.files, store.folders):
-        with pytest.raises(StorageError, match="there is no such bucket") as error:
+        with pytest.raises(StorageError, match="the bucket does not exist") as error:
             ask(nowhere)
         assert not isinstance(error.value, OutageError)  # asking again for ten minutes would not help
 
