@@ -76,7 +76,7 @@ def class_accuracy(evaluation: Evaluation | None) -> dict[str, float] | None:
 
 
 def wall_seconds(result: Mapping[str, Any]) -> float | None:
-    """Return the wall time of a run, from its first start to its end, the same wherever it is shown; None if unknown."""
+    """Return the wall time of a run, from its first start to its end, for all that show it; None if unknown."""
     for account in (result.get("goodput"), result.get("seconds")):
         if isinstance(account, Mapping) and isinstance(account.get("wall"), int | float):
             return float(account["wall"])

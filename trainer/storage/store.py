@@ -73,7 +73,7 @@ def _bucket_uri(scheme: str, rest: str, shown: str) -> str:
         raise StorageError(f"storage: {shown} has credentials in it", f"give them otherwise: {CREDENTIALS}")
     if not BUCKET.fullmatch(bucket):
         raise StorageError(
-            f"storage: {shown} names the bucket {bucket}, and no bucket can have that name",
+            f"storage: {shown} names the bucket {bucket}, which is not a valid name",
             f"write it as {scheme}://bucket/prefix; a server is named by {ENDPOINTS[scheme][-1]}",
         )
     if {".", ".."} & set(names):
@@ -84,7 +84,7 @@ def _bucket_uri(scheme: str, rest: str, shown: str) -> str:
 def _folder(path: str) -> str:
     if match := LIKE_A_URI.match(path):
         raise StorageError(
-            f"storage: {path} looks like a URI, and is none",
+            f"storage: {path} looks like a URI but is not one",
             f"write {match[1]}://..., or ./{path} for a folder of that name",
         )
     try:

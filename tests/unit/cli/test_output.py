@@ -4,9 +4,11 @@ Each case is a process of its own, forked from one that has imported the command
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.points import EPOCH
@@ -19,6 +21,7 @@ from trainer.storage.record import Record
 
 pytestmark = pytest.mark.server
 
+ROOT = Path(__file__).parents[3]
 BROKEN_PIPE = 141
 # every command that prints without a cluster and without Ray, good and bad
 COMMANDS = [
@@ -146,6 +149,7 @@ def printed(folder, commands, encoding="utf-8", closed=(), cut=False, **environm
         [sys.executable, "-c", RUN_ALL],
         input="\n".join(map(json.dumps, cases)),
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout's code, wherever the environment was made
         capture_output=True,
         text=True,
         check=True,
