@@ -166,13 +166,16 @@ def _metrics() -> list[str]:
         "| metric | unit | meaning |",
         "|---|---|---|",
     ]
-    parts = ", ".join(f"`{part}`" for part in goodput.PARTS)
-    after = ["", f"`part` is one of {parts}: `trainer/observe/goodput.py` says what each is.", ""]
+    parts = ["", "The time of a run has these parts:", "", "| `part` | what |", "|---|---|"]
+    parts += [f"| `{part}` | {text} |" for part, text in goodput.PARTS.items()]
+    most = f"A run has at most {metrics.MOST_SERIES} series of its own, beside those of Ray about its nodes."
+    after = ["", most, *parts, ""]
     return [*lines, *(f"| `{each.exported}` | {each.unit} | {_meaning(each)} |" for each in metrics.METRICS), *after]
 
 
 def _meaning(metric: metrics.Metric) -> str:
-    return metric.help + (f" One series for each `{metric.split}`." if metric.split else "")
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return metric.help + (f" Also labelled {labels}." if labels else "")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,27 @@ def test_every_ray_pod_mounts_the_config_and_knows_the_storage():
         assert template["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "object-store"}}]
 
 
+def test_every_ray_pod_knows_what_it_is_without_asking():
+    groups = {
+        "spot": {"maxReplicas": 1, "spot": True, "nodeSelector": {"node.kubernetes.io/instance-type": "g5.xlarge"}},
+        "cpu": {"maxReplicas": 1},
+    }
+    spec = clusters(render({**values_of("kind"), "workerGroups": groups}))[0]
+    of_head = spec["headGroupSpec"]["template"]
+    of_group = {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
+    known = {name: env(template) for name, template in {**of_group, "head": of_head}.items()}
+    assert {name: values["TRAINER_GROUP"] for name, values in known.items() if name in ("head", "spot", "cpu")} == {
+        name: name for name in ("head", "spot", "cpu")
+    }
+    assert (known["spot"]["TRAINER_SPOT"], known["spot"]["TRAINER_INSTANCE_TYPE"]) == ("true", "g5.xlarge")
+    assert known["cpu"]["TRAINER_SPOT"] == known["head"]["TRAINER_SPOT"] == "false"
+    assert "TRAINER_INSTANCE_TYPE" not in known["cpu"]
+    assert known["head"]["TRAINER_NODE"] == "spec.nodeName"
+    for template in (of_head, *of_group.values()):
+        (container,) = [c for c in template["spec"]["containers"] if c["name"].startswith("ray-")]
+        assert "/etc/podinfo" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
 def test_the_standing_cluster_is_the_jobs_but_for_its_label():
     values = {**values_of("defaults"), "cluster": {"enabled": True}}
     of_job, standing = clusters(render(values))

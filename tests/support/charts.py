@@ -97,8 +97,11 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 
 def env(template: Manifest) -> dict[str, str]:
-    """Environment of a pod's main container."""
-    return {variable["name"]: variable["value"] for variable in template["spec"]["containers"][0]["env"]}
+    """Environment of a pod's main container; of a field of the pod its path."""
+    return {
+        variable["name"]: variable["value"] if "value" in variable else variable["valueFrom"]["fieldRef"]["fieldPath"]
+        for variable in template["spec"]["containers"][0]["env"]
+    }
 
 
 def leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -170,8 +170,9 @@ def _run(plan: Plan, log_format: LogFormat) -> Exception | None:
     """Train, and print the result; return what went wrong after the run had finished, such as writing its report."""
     from trainer.driver import launch, ray_cluster
     from trainer.observe import display, metrics
+    from trainer.training import pod
 
-    exporters = [] if ray_cluster.is_own() else [metrics.Exporter(plan.record, plan.config)]
+    exporters = [] if ray_cluster.is_own() else [metrics.Exporter(plan.record, plan.config, pod.image())]
     ended = launch.run(
         plan,
         lambda: [display.choose(log_format.value, plan.config), *exporters],

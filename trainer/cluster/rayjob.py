@@ -31,6 +31,7 @@ STOPPED_BY = f"{PREFIX}/stopped-by"
 RESULT = f"{PREFIX}/result"
 PROGRESS = f"{PREFIX}/progress"  # `observe.progress.Numbers`, for programs
 SUBMITTED_AT = f"{PREFIX}/submitted-at"  # of a stopped run, whose RayJob was made again when it was stopped
+SUBMITTED_AT_VARIABLE = "TRAINER_SUBMITTED_AT"  # in the driver's environment, read by trainer/driver/environment.py
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"  # a label
 # KubeRay names a Service after the RayJob, which must begin with a letter; of its 47 characters a run's name takes 40.
 RAYJOB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -102,6 +103,11 @@ def manifest(templates: dict[str, str], cluster: str, name: str, recipe: str, co
     )
     job["spec"]["entrypoint"] = entrypoint(job["spec"]["entrypoint"], name, recipe, config)
     return job
+
+
+def note_submission(job: KubeObject, now: float) -> None:
+    """Tell the driver of a RayJob when it is created, in seconds since 1970 by the cluster's clock."""
+    job["spec"]["entrypoint"] = f"env {SUBMITTED_AT_VARIABLE}={now:.3f} {job['spec']['entrypoint']}"
 
 
 def me() -> str:

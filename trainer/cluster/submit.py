@@ -55,6 +55,7 @@ def submit(
     recipe = recipe or resolve.DEFAULT_RECIPE
     config = resolve.load(recipe, file, overrides, kube.train_settings(release))
     job = rayjob.build(templates, cluster, name, recipe, config)
+    rayjob.note_submission(job, kube.now)
     if cluster == "standing":
         check_standing_cluster(kube, job, config)
     for _ in range(TRIES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import psutil
 from trainer import __version__
 from trainer.storage.schema import Environment
 from trainer.training import device
+
+SUBMITTED_AT = "TRAINER_SUBMITTED_AT"  # set by trainer/cluster/rayjob.py
 
 
 def describe() -> Environment:
@@ -32,6 +35,13 @@ def describe() -> Environment:
         "gpus": device.gpu_names(),
         "memory_bytes": psutil.virtual_memory().total,
     }
+
+
+def submitted_at() -> float | None:
+    """Return when `trainer submit` created the RayJob, in seconds since 1970; None if it did not, or does not say."""
+    with suppress(ValueError):
+        return float(os.environ.get(SUBMITTED_AT, ""))
+    return None
 
 
 def git_commit() -> str | None:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from trainer.config import Config
 from trainer.driver import environment, fork, interrupts, preflight, ray_cluster, starting, worker
 from trainer.driver.preflight import Plan
@@ -37,8 +35,8 @@ from trainer.storage import layout, seal
 from trainer.storage.lease import Lease
 from trainer.storage.mirror import Mirror
 from trainer.storage.record import Record
-from trainer.storage.schema import Result, Status
-from trainer.training import device, fetch
+from trainer.storage.schema import Result, RunStarted, Status
+from trainer.training import device, fetch, pod
 
 INTERRUPTED_PUSH_S = 3.0  # after Ctrl-C nobody waits for an unreachable object store
 # Waiting threads sleep instead of spinning: 4 times the speed on a busy machine, the same on an idle one.
@@ -98,15 +96,17 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
 
 def _announce(plan: Plan, forked: bool, began: float) -> None:
     record = plan.record
-    process = psutil.Process()
-    record.add_event(
-        {
-            "event": "run_started",
-            "pid": process.pid,
-            "host": socket.gethostname(),
-            "process_created": round(began, 3),  # as in the result, so that a run has one wall time
-        }
-    )
+    started: RunStarted = {
+        "event": "run_started",
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "process_created": round(began, 3),  # as in the result, so that a run has one wall time
+    }
+    if (of_driver := pod.facts()) is not None:
+        started["pod"] = of_driver
+    if (submitted_at := environment.submitted_at()) is not None:
+        started["submitted_at"] = submitted_at
+    record.add_event(started)
     if plan.fork is not None and forked:
         record.add_event({"event": "forked", "checkpoint": plan.fork.uri})
     for warning in [*plan.damage, *preflight.warnings(plan.config)]:
@@ -237,7 +237,7 @@ def build_trainer(plan: Plan, attempt: int, fence: int, data_folder: Path | None
     api: Any = ray.train  # its type hints are still those of Train V1
     config = plan.config
     record = plan.record
-    recorder = Recorder(record.folder, config.optimizer.lr, attempt)
+    recorder = Recorder(record.folder, config, attempt)
     fewest, most = config.worker_range
     own_cluster = ray_cluster.is_own()
     arguments: dict[str, Any] = {
@@ -266,7 +266,7 @@ def build_trainer(plan: Plan, attempt: int, fence: int, data_folder: Path | None
         from ray.train.torch import TorchConfig
 
         arguments["torch_config"] = TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S)
-    return ray_train.trainer(most, Recovery(record.place), own_cluster, **arguments)
+    return ray_train.trainer(most, Recovery(record.place, recorder.note_preemption), own_cluster, **arguments)
 
 
 def _interrupt() -> None:

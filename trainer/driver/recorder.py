@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from trainer.config import Config
 from trainer.driver.ray_errors import causes, described, is_death, root_causes
 from trainer.storage.record import Record
 from trainer.storage.schema import Point, TrainingStarted, WorkerFailed
@@ -25,9 +26,10 @@ class Recorder(UserCallback):
     `attempt` is the number of the first attempt: each start of a worker group counts as one.
     """
 
-    def __init__(self, folder: Path, peak_lr: float, attempt: int = 1):
+    def __init__(self, folder: Path, config: Config, attempt: int = 1):
         self._folder = folder
-        self._peak_lr = peak_lr
+        self._peak_lr = config.optimizer.lr
+        _, self._workers_wanted = config.worker_range
         self._attempt = attempt - 1
         self._workers = 0
         self._hosts: list[str] = []
@@ -69,6 +71,10 @@ class Recorder(UserCallback):
                 failed["host"] = self._hosts[rank]
             record.add_event(failed)
 
+    def note_preemption(self) -> None:
+        """Note that workers ended because a node is taken away."""
+        Record(self._folder).add_event({"event": "preempted", "attempt": self._attempt})
+
     def _note_outage(self, record: Record, outage: str | None) -> None:
         if outage is not None and not self._outage:
             record.add_event({"event": "storage_away", "message": outage})
@@ -92,6 +98,7 @@ class Recorder(UserCallback):
             "event": "training_started",
             "attempt": self._attempt,
             "workers": self._workers,
+            "workers_wanted": self._workers_wanted,
             "hosts": self._hosts,
             "processes_began_at": max(report["process_began_at"] for report in reports),
             "entered_at": max(report["entered_at"] for report in reports),
@@ -104,6 +111,8 @@ class Recorder(UserCallback):
             "precision_reason": first["precision_reason"],
             "threads": first["threads"],
         }
+        if all(report["pod"] for report in reports):
+            started["pods"] = [report["pod"] for report in reports]
         record.add_event(started)
 
     def _point(self, reports: list[Report]) -> Point:
@@ -128,7 +137,10 @@ class Recorder(UserCallback):
             point["test_accuracy"] = first["test_accuracy"]
             point["evaluation_seconds"] = max(report["evaluation_seconds"] for report in reports)
             self._evaluation_seconds += point["evaluation_seconds"]
+        if first["committed"] is not None:
+            point["checkpoint_step"], point["checkpoint_at"] = first["committed"]
         if "last_save_seconds" in first:
+            point["checkpoint_step"], point["checkpoint_at"] = first["step"], first["last_committed_at"]
             point["last_save_seconds"] = round(max(report["last_save_seconds"] for report in reports), 6)
         return point
 

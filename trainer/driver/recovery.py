@@ -7,7 +7,7 @@ error that the trainer itself raised ends the run at once (a non-finite loss onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from trainer.driver.ray_errors import is_death
 from trainer.errors import DivergedError, StorageError, TrainerError
@@ -20,10 +20,11 @@ MAX_DEATHS_WITHOUT_PROGRESS = 20
 
 
 class Recovery:
-    """Decides for the run at the URI `run`, in Ray Train's controller."""
+    """Decides for the run at the URI `run`, in Ray Train's controller; it calls `note_preemption` for each one."""
 
-    def __init__(self, run: str):
+    def __init__(self, run: str, note_preemption: Callable[[], None] = lambda: None):
         self._run = run
+        self._note_preemption = note_preemption
         self._furthest_step = -1
         self._errors = 0
         self._deaths = 0
@@ -33,6 +34,8 @@ class Recovery:
         raised = list(errors.values())
         if any(isinstance(error, TrainerError) for error in raised):
             return self._rolls_back(raised)
+        if preempted:
+            self._note_preemption()
         if not raised or preempted:
             return True
         try:

@@ -33,6 +33,11 @@ COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444
 DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 PART_COLOURS = {  # of a run that was never resumed, and of one that was
     "start_up": "#9C9C9C",
+    "start_up_pods": "#6E6E6E",
+    "start_up_image": "#858585",
+    "start_up_ray": "#9C9C9C",
+    "start_up_imports": "#B3B3B3",
+    "start_up_data": "#C6C6C6",
     "data": "#56B4E9",
     "training": BLUE,
     "productive": BLUE,

@@ -30,6 +30,8 @@ class Point(TypedDict):
     test_accuracy: NotRequired[Annotated[float, "at an epoch's end: share of the test set classified correctly"]]
     evaluation_seconds: NotRequired[Annotated[float, "at an epoch's end: time to score the test set"]]
     last_save_seconds: NotRequired[Annotated[float, "at the run's end: time until the last checkpoint was committed"]]
+    checkpoint_step: NotRequired[Annotated[int, "step of the newest checkpoint of this attempt, once there is one"]]
+    checkpoint_at: NotRequired[Annotated[float, "when that one was committed"]]
 
 
 class FileFacts(TypedDict):
@@ -37,6 +39,20 @@ class FileFacts(TypedDict):
 
     size: Annotated[int, "bytes"]
     sha256: Annotated[str, "hexadecimal"]
+
+
+class Pod(TypedDict):
+    """The pod of a driver or worker, as far as it knows itself."""
+
+    pod: Annotated[str, "its name"]
+    group: Annotated[str, "worker group, or head"]
+    spot: Annotated[bool, "whether the chart says that its node may be taken away"]
+    node: NotRequired[str]
+    instance_type: NotRequired[Annotated[str, "where the chart's node selector names one"]]
+    zone: NotRequired[Annotated[str, "where Kubernetes copies it to pods (1.35)"]]
+    image: NotRequired[Annotated[str, "as the chart names it"]]
+    mounted_at: NotRequired[Annotated[float, "when its volumes were mounted on its node"]]
+    container_began_at: NotRequired[Annotated[float, "when its container was started"]]
 
 
 class RunStarted(TypedDict):
@@ -47,6 +63,8 @@ class RunStarted(TypedDict):
     pid: Annotated[int, "of the driver"]
     host: Annotated[str, "of the driver"]
     process_created: Annotated[float, "when the driver's process was started"]
+    submitted_at: NotRequired[Annotated[float, "on a cluster: when `trainer submit` created the RayJob"]]
+    pod: NotRequired[Annotated[Pod, "of the driver, on a cluster"]]
 
 
 class Forked(TypedDict):
@@ -106,6 +124,8 @@ class TrainingStarted(TypedDict):
     attempt: Annotated[int, "from 1"]
     workers: int
     hosts: NotRequired[Annotated[list[str], "node or pod of each worker, by rank"]]
+    workers_wanted: NotRequired[Annotated[int, "the most workers that the run asks for"]]
+    pods: NotRequired[Annotated[list[Pod], "of each worker, by rank, on a cluster"]]
     processes_began_at: Annotated[float, "when the last worker's process was started"]
     entered_at: Annotated[float, "when the last worker entered the training function"]
     started_at: Annotated[float, "when the last worker was ready"]
@@ -128,6 +148,14 @@ class WorkerFailed(TypedDict):
     error: Annotated[str, "what happened, in one line"]
     lost: NotRequired[Annotated[bool, "the process or node is gone, rather than that its code raised an error"]]
     host: NotRequired[Annotated[str, "its node or pod"]]
+
+
+class Preempted(TypedDict):
+    """Workers end because a node is taken away; the run continues on others."""
+
+    event: Literal["preempted"]
+    time: NotRequired[float]
+    attempt: int
 
 
 class StorageAway(TypedDict):
@@ -183,6 +211,7 @@ Event = (
     | RolledBack
     | TrainingStarted
     | WorkerFailed
+    | Preempted
     | StorageAway
     | StorageBack
     | TrainingFinished

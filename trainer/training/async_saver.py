@@ -20,6 +20,13 @@ class HeldUp(NamedTuple):
     waits_s: float
 
 
+class Committed(NamedTuple):
+    """A checkpoint: the steps done, and when it was committed, in seconds since 1970."""
+
+    step: int
+    at: float
+
+
 class _Snapshot(NamedTuple):
     """A state to commit."""
 
@@ -41,7 +48,7 @@ class AsyncSaver:
     """Commits the newest state it was given, one at a time, and keeps the last few checkpoints and the best.
 
     `fence` is the number of the run's lease: when another process has claimed the run, nothing more is committed.
-    `outage` says why nothing can be saved at the moment, or is None.
+    `outage` says why nothing can be saved at the moment, or is None; `committed` is the newest checkpoint it made.
     """
 
     def __init__(self, run: str, fence: int, facts: Mapping[str, Any], keep: int, max_outage_s: float):
@@ -51,6 +58,7 @@ class AsyncSaver:
         self._keep = keep
         self._max_outage_s = max_outage_s
         self.outage: str | None = None
+        self.committed: Committed | None = None
         self._last_save_at = time.monotonic()
         self._commit_began_at = time.monotonic()
         # shared with the thread, under the lock of `_change`
@@ -174,6 +182,7 @@ class AsyncSaver:
             if checkpoint := checkpoints.next_at(self._run, step, self._fence):
                 checkpoints.commit(self._run, checkpoint, to_files(state), {**self._facts, "epoch": epoch})
             progress.committed.add(step)
+            self.committed = Committed(step, time.time())
             progress.snapshot = None
         best = self._note_best()
         checkpoints.prune(self._run, self._keep, [] if best is None else [best.step])
@@ -197,6 +206,7 @@ class NullSaver:
     """Takes the place of an `AsyncSaver` on ranks above 0, which have nothing to commit."""
 
     outage: None = None
+    committed: None = None
 
     def is_due(self, every_s: float) -> bool:  # noqa: ARG002 # as AsyncSaver
         """Return False: rank 0 decides."""

@@ -19,7 +19,7 @@ from trainer.storage import checkpoints, layout, manifest, skipped_steps, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.schema import FileFacts
 from trainer.training import divergence, fetch
-from trainer.training.async_saver import AsyncSaver, NullSaver
+from trainer.training.async_saver import AsyncSaver, Committed, NullSaver
 from trainer.training.job import Job
 from trainer.training.state import capture, from_files, restore
 from trainer.training.worker import Worker
@@ -49,6 +49,7 @@ class Saving(TypedDict):
 
     saving_seconds: float  # how long it held up training since the last report
     outage: str | None  # why no checkpoint can be saved at the moment
+    committed: Committed | None  # the newest checkpoint, on rank 0
 
 
 class HoldUp(TypedDict):
@@ -61,6 +62,7 @@ class HoldUp(TypedDict):
 class Finished(TypedDict):
     """The last checkpoint and the final weights are saved."""
 
+    last_committed_at: float | None  # seconds since 1970, on rank 0
     weights: FileFacts | None  # size and sha256 of the final weights, on rank 0
     last_save_seconds: float
 
@@ -152,7 +154,11 @@ class Checkpointer:
 
     def take_saving(self) -> Saving:
         """Return how saving went since the last call."""
-        saving: Saving = {"saving_seconds": self._saving_seconds, "outage": self._saver.outage}
+        saving: Saving = {
+            "saving_seconds": self._saving_seconds,
+            "outage": self._saver.outage,
+            "committed": self._saver.committed,
+        }
         self._saving_seconds = 0.0
         return saving
 
@@ -175,7 +181,11 @@ class Checkpointer:
             weights = store.through_outage(
                 lambda: save_weights(self._network, store.join(self._run, layout.WEIGHTS)), self._max_outage_s
             )
-        return {"weights": weights, "last_save_seconds": time.perf_counter() - began}
+        return {
+            "weights": weights,
+            "last_save_seconds": time.perf_counter() - began,
+            "last_committed_at": self._saver.committed.at if self._saver.committed else None,
+        }
 
 
 def _facts(job: Job, worker: Worker) -> dict[str, Any]:

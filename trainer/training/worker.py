@@ -11,7 +11,8 @@ import torch
 import torch.distributed
 
 from trainer.config import Config
-from trainer.training import device
+from trainer.storage.schema import Pod
+from trainer.training import device, pod
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class WorkerFacts(TypedDict):
     precision_reason: str
     threads: int
     process_began_at: float  # seconds since 1970
+    pod: Pod | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Worker:
                 "precision_reason": reason,
                 "threads": torch.get_num_threads(),
                 "process_began_at": device.process_began(),
+                "pod": pod.facts(),
             },
         )
 

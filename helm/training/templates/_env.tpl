@@ -33,3 +33,17 @@
 - {name: RAY_JOB_STOP_SIGNAL, value: SIGINT}
 - {name: RAY_JOB_STOP_WAIT_TIME_S, value: "30"}
 {{- end }}
+
+{{- /* What a pod is, for the record of a run: it has no token to ask. */}}
+{{- define "training.podFacts" -}}
+{{- $head := eq .component "head" -}}
+- {name: TRAINER_GROUP, value: {{ $head | ternary "head" .group.name | quote }}}
+- {name: TRAINER_SPOT, value: {{ .group.spot | default false | quote }}}
+- {name: TRAINER_IMAGE, value: {{ include "training.image" .root | quote }}}
+- {name: TRAINER_NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+# Kubernetes copies the zone to pods from 1.35 on; before, it is empty.
+- {name: TRAINER_ZONE, valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}}
+{{- with index (.group.nodeSelector | default dict) "node.kubernetes.io/instance-type" }}
+- {name: TRAINER_INSTANCE_TYPE, value: {{ . | quote }}}
+{{- end }}
+{{- end }}

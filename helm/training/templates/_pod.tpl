@@ -80,6 +80,7 @@ spec:
       {{- include "training.ports" . | nindent 6 }}
       env:
         {{- include "training.env" $ | nindent 8 }}
+        {{- include "training.podFacts" . | nindent 8 }}
       {{- with $.Values.storage.existingSecret }}
       envFrom:
         - secretRef: {name: {{ . | quote }}}
@@ -93,6 +94,7 @@ spec:
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
         - {name: config, mountPath: /etc/trainer, readOnly: true}
+        - {name: podinfo, mountPath: /etc/podinfo, readOnly: true}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: {{ toJson $group.tmp }}}
@@ -100,6 +102,9 @@ spec:
       emptyDir: {medium: Memory, sizeLimit: {{ $group.shm | default $group.resources.limits.memory | toJson }}}
     - name: config
       configMap: {name: "{{ include "training.name" $ }}-config"}
+    # Its time stamp tells when the pod had its node and the image was asked for.
+    - name: podinfo
+      downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}
     {{- if and $head (eq "true" (include "training.autoscaling" .)) }}
     # What Kubernetes would mount in all containers, here for the autoscaler alone.
     - name: api-token

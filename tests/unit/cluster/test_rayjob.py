@@ -49,6 +49,14 @@ def test_the_command_gives_exactly_the_submitted_config(overrides):
     assert "--log-format json" in command
 
 
+def test_the_driver_is_told_when_its_run_was_submitted():
+    made = job(config())
+    rayjob.note_submission(made, 1790000000.25)
+    words = shlex.split(made["spec"]["entrypoint"])
+    assert words[:5] == ["env", "TRAINER_SUBMITTED_AT=1790000000.250", "python", "-m", "trainer"]
+    assert rayjob.submit_options({**made, "metadata": {**made["metadata"]}})[:2] == ["--name", "r1"]
+
+
 def test_the_command_names_the_recipe_and_what_differs_from_it():
     command = job(config("epochs=20", recipe="accurate"), recipe="accurate")["spec"]["entrypoint"]
     assert command.endswith("--recipe accurate --set epochs=20 --set workers=2 --set cpus_per_worker=1")

@@ -16,6 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScali
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from trainer.config import Config
 from trainer.driver import ray_cluster, ray_train
 from trainer.driver.recorder import Recorder
 from trainer.driver.recovery import Recovery
@@ -89,7 +90,7 @@ def test_recovery_decides_about_failures(monkeypatch, tmp_path):
 
 def test_each_worker_gets_the_number_of_its_attempt(monkeypatch, tmp_path):
     monkeypatch.delenv(ray_train.ATTEMPT, raising=False)
-    recorder = Recorder(tmp_path, 0.1, attempt=3)
+    recorder = Recorder(tmp_path, Config(), attempt=3)
     ray_train.AttemptNumber(recorder).after_init_train_context()
     assert os.environ.pop(ray_train.ATTEMPT) == "3"
 

@@ -4,11 +4,13 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError
 
+from trainer.config import Config
 from trainer.driver.ray_train import ATTEMPT, AttemptNumber
 from trainer.driver.recorder import Recorder
 from trainer.observe.display import event_sentence
-from trainer.observe.metrics import METRICS
 from trainer.storage.record import Record
+
+CONFIG = Config(workers=2)  # with a peak learning rate of 0.1
 
 
 def ready(**changes):
@@ -28,6 +30,7 @@ def ready(**changes):
         "step": 0,
         "resumed_from": None,
         "left_out": None,
+        "pod": None,
         **changes,
     }
 
@@ -43,13 +46,14 @@ def progress(**changes):
         "seconds": 2.0,
         "saving_seconds": 0.0,
         "outage": None,
+        "committed": None,
         **changes,
     }
 
 
 @pytest.fixture
 def recorder(tmp_path):
-    return Recorder(tmp_path, peak_lr=0.1)
+    return Recorder(tmp_path, CONFIG)
 
 
 def test_reports_become_one_point_weighted_by_samples(recorder, tmp_path):
@@ -67,8 +71,33 @@ def test_training_starts_when_the_last_worker_is_ready(recorder, tmp_path):
     assert (event["event"], event["started_at"], event["data_seconds"]) == ("training_started", 6.0, 0.3)
 
 
+def test_the_pods_of_all_workers_are_kept_where_they_are_pods(recorder, tmp_path):
+    recorder.after_report(None, [ready(), ready()], None)
+    recorder.after_report(None, [ready(pod={"pod": "a"}), ready(pod={"pod": "b"})], None)
+    on_a_laptop, on_a_cluster = Record(tmp_path).events()
+    assert "pods" not in on_a_laptop
+    assert on_a_cluster["pods"] == [{"pod": "a"}, {"pod": "b"}]
+    assert on_a_cluster["workers_wanted"] == 2
+
+
+def test_a_point_has_the_newest_checkpoint_once_there_is_one(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    recorder.after_report(None, [progress()], None)
+    recorder.after_report(None, [progress(committed=(5, 1000.5)), progress()], None)
+    without, with_one = Record(tmp_path).points()
+    assert "checkpoint_step" not in without
+    assert (with_one["checkpoint_step"], with_one["checkpoint_at"]) == (5, 1000.5)
+
+
+def test_a_preemption_is_an_event_of_its_attempt(recorder, tmp_path):
+    recorder.after_report(None, [ready()], None)
+    recorder.note_preemption()
+    assert Record(tmp_path).events()[-1]["event"] == "preempted"
+    assert Record(tmp_path).events()[-1]["attempt"] == 1
+
+
 def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
-    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    recorder = Recorder(tmp_path, CONFIG, attempt=3)
     for _ in range(2):
         recorder.after_report(None, [ready()], None)
         recorder.after_report(None, [progress()], None)
@@ -77,7 +106,7 @@ def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):
 
 def test_workers_get_the_attempt_that_the_record_will_have(tmp_path, monkeypatch):
     monkeypatch.setenv(ATTEMPT, "of another test")
-    recorder = Recorder(tmp_path, peak_lr=0.1, attempt=3)
+    recorder = Recorder(tmp_path, CONFIG, attempt=3)
     told = AttemptNumber(recorder)
     for started in (3, 4):
         told = pickle.loads(pickle.dumps(told))  # as Ray hands it on
@@ -102,6 +131,7 @@ def test_mistakes_of_all_ranks_are_merged_worst_first(recorder, tmp_path):
             test_accuracy=0.9,
             evaluation_seconds=1.0,
             last_save_seconds=waited,
+            last_committed_at=8.0,
             time=9.0,
             confusion=[[1]],
             mistakes=[{"confidence": c} for c in confidences],
@@ -131,16 +161,6 @@ def test_follow_up_errors_of_other_ranks_are_not_shown(recorder, tmp_path):
     (event,) = [event for event in Record(tmp_path).events() if event["event"] == "worker_failed"]
     assert (event["rank"], event["lost"], event["host"]) == (1, True, "pod-b")
     assert event_sentence(event).startswith("worker 1 (pod-b) was lost: its process or node was lost (ActorDiedError)")
-
-
-def test_each_metric_of_prometheus_is_a_number_that_is_recorded(recorder, tmp_path):
-    recorder.after_report(None, [ready()], None)
-    tested = {"phase": "epoch", "test_loss": 0.4, "test_accuracy": 0.9, "evaluation_seconds": 1.0}
-    recorder.after_report(None, [progress(**tested)], None)
-    (point,) = Record(tmp_path).points()
-    # the exporter adds these: it knows how many steps there will be, and the earlier attempts
-    known = {*point, "progress", "goodput", "time_parts"}
-    assert [metric.name for metric in METRICS if metric.key not in known] == []
 
 
 def test_begin_and_end_of_an_outage_are_events(recorder, tmp_path):

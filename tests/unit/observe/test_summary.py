@@ -9,7 +9,16 @@ from trainer.training import device
 
 
 def test_the_score_of_an_earlier_process_is_not_this_ones(record):
-    point = {"time": 1.0, "attempt": 1, "seconds": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "epoch": 1, "step": 5}
+    point = {
+        "time": 1.0,
+        "attempt": 1,
+        "workers": 1,
+        "seconds": 1.0,
+        "test_accuracy": 0.9,
+        "test_loss": 0.3,
+        "epoch": 1,
+        "step": 5,
+    }
     record.add_point(point)
     assert summarise(record, Clock(began=device.process_began()), "failed", TrainingError("x"))["test_accuracy"] is None
 

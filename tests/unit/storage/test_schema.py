@@ -18,7 +18,7 @@ def test_points_have_the_type_of_a_point():
 
 def test_every_event_has_its_own_name():
     names = [record_page._name_of(event) for event in schema.EVENTS]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 15
     assert "worker_failed" in names
 
 

@@ -30,6 +30,7 @@ def test_facts_name_what_the_worker_computes_on(worker):
         "precision_reason": "set in the config",
         "threads": torch.get_num_threads(),
         "process_began_at": pytest.approx(device.process_began(), abs=0.1),
+        "pod": None,
     }
 
 
