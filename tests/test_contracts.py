@@ -96,6 +96,7 @@ def test_the_architecture_page_has_the_table_of_rooms():
     assert table == ROOMS
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("module", ["data", "model", "fetch", "optimizer"])
 def test_what_we_compute_does_not_import_ray(module):
     assert [name for name in imports(PACKAGE / "training" / f"{module}.py") if name.split(".")[0] == "ray"] == []
@@ -110,6 +111,7 @@ def run_without(modules, code):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("command", "absent"),
     [
@@ -126,6 +128,7 @@ def test_a_submitter_needs_neither_pytorch_nor_ray(command, absent, tmp_path, mo
     assert status == 0, printed
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("package", "extra"), [("ray", "train"), ("torch", "train"), ("matplotlib", "report")])
 def test_a_missing_extra_is_named(package, extra, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -151,11 +154,13 @@ def test_every_imported_package_is_declared():
     assert {modules.get(name, name) for name in third_party} - names == set()
 
 
+@pytest.mark.server
 def test_no_module_of_the_trainer_imports_torchvision():
     # it costs seconds at each start of a worker; it is there for the benchmarks
     assert [str(m) for m in MODULES if any(n.startswith("torchvision") for n in imports(PACKAGE / m))] == []
 
 
+@pytest.mark.server
 def test_a_worker_that_runs_the_loop_has_not_loaded_torchvision():
     code = "import sys, trainer.training.loop; print(sorted({'torchvision', 'matplotlib', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

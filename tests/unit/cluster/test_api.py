@@ -75,6 +75,7 @@ def trainer(*arguments, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "command", [["submit", "--name", "r1"], ["status", "r1"], ["stop", "r1"], ["list"], ["logs", "r1"]]
 )
@@ -89,6 +90,7 @@ def test_the_namespace_is_the_given_one_or_the_contexts(kubeconfig):
     assert api.KubeClient("here", "other").namespace == "other"
 
 
+@pytest.mark.server
 def test_training_does_not_load_the_kubernetes_client():
     code = "import sys, trainer.cli.main, trainer.driver.launch; print('kubernetes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

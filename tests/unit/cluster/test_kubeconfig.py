@@ -438,6 +438,7 @@ def test_a_namespace_of_digits_is_a_name(tmp_path):
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "user",
     [{"exec": {"command": "no-such-plugin", "apiVersion": "v1"}}, {"client-certificate": "none"}],

@@ -128,6 +128,7 @@ def test_ray_starts_where_no_file_of_a_user_can_stand_for_ours(monkeypatch, tmp_
     assert Path.cwd() == tmp_path
 
 
+@pytest.mark.server
 def test_what_threads_use_of_ray_is_imported_before_them():
     code = (
         "import os, sys; os.environ['RAY_ADDRESS'] = '10.0.0.1:6379'; from trainer.driver import ray_cluster; "

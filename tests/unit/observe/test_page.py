@@ -24,6 +24,8 @@ from trainer.observe import goodput, page, plots
 from trainer.storage import layout
 from trainer.storage.record import Record
 
+pytestmark = pytest.mark.server
+
 BEGAN = 1_700_000_000.0
 CONFUSION = [[90 if i == j else (10 if j == (i + 1) % 10 else 0) for j in range(10)] for i in range(10)]
 PIXELS = base64.b64encode(bytes(i % 256 for i in range(784))).decode()

@@ -8,6 +8,8 @@ from support.points import EPOCH, POINT
 
 from trainer.observe import plots
 
+pytestmark = pytest.mark.server
+
 POINTS = [{**POINT, "elapsed": 1.0, "epochs_done": 0.5}, {**EPOCH, "elapsed": 2.0, "epochs_done": 1.0}]
 EVALUATION = {
     "confusion": np.eye(10, dtype=int).tolist(),

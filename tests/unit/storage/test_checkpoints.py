@@ -145,6 +145,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_older_one_used(run, name, d
     assert again.step == 5
 
 
+@pytest.mark.server
 def test_a_thousand_random_damages_are_all_detected(tmp_path):
     run, luck = str(tmp_path / "r"), random.Random(0)
     commit(run, 8)

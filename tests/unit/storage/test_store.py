@@ -147,6 +147,7 @@ def test_a_bucket_that_is_not_there_is_a_sentence(bucket):
         store.check("s3://nowhere")
 
 
+@pytest.mark.server
 def test_a_server_that_is_not_there_is_a_sentence_with_its_endpoint(monkeypatch, bucket):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     buckets.client.cache_clear()

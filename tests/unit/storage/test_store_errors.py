@@ -15,6 +15,8 @@ from trainer.errors import OutageError, StorageError
 from trainer.storage import bucket as buckets
 from trainer.storage.store_errors import sentences
 
+pytestmark = pytest.mark.server
+
 
 def said(error, uri="s3://bucket/r/x"):
     with pytest.raises(StorageError) as caught, sentences(uri, "written"):

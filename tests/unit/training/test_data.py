@@ -100,6 +100,7 @@ def test_a_rank_may_get_no_sample_of_the_last_batch():
     assert [(len(batch.labels), batch.weight) for batch in last] == [(1, 2.0), (0, 0.0)]
 
 
+@pytest.mark.server
 def test_normalise_equals_torchvision_bit_for_bit():
     transforms = pytest.importorskip("torchvision.transforms")
     pixels = torch.arange(256, dtype=torch.uint8).repeat(4)[:784].view(1, 784)

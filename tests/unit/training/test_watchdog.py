@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.server
+
 SCRIPT = """
 import time
 from trainer.training import watchdog
