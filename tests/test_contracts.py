@@ -223,7 +223,17 @@ def test_the_command_line_is_this_and_no_more():
             ]
         ),
         "status": ["--context", "--json", "--namespace", "--storage"],
-        "logs": ["--context", "--follow", "--namespace", "--raw", "--since", "--storage", "--tail"],
+        "logs": [
+            "--attempt",
+            "--context",
+            "--follow",
+            "--namespace",
+            "--raw",
+            "--since",
+            "--storage",
+            "--tail",
+            "--worker",
+        ],
         "stop": [*place, "--storage", "--wait"],
         "list": ["--context", "--json", "--namespace", "--storage"],
         "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),

@@ -29,6 +29,7 @@ Fields may be added in later versions; the meaning of a field does not change.
 | `{weights}` | the final weights |
 | `{manifest}` | [of a finished run: size and sha256 of the files above](#manifests) |
 | `{report}`, `{plots}/*.png` | the page made of them |
+| `{logs}/attempt-<n>/` | the last 1 MiB that each process printed: `driver.log`, `worker-<rank>.out`, `.err` |
 | `{checkpoints}/<name>/` | states to resume from, each with [its manifest](#manifests) |
 | `{lease}/` | who may write: see `trainer/storage/lease.py` |
 """

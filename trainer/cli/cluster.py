@@ -29,7 +29,7 @@ from trainer.cli.options import (
     seconds_of,
 )
 from trainer.cli.shown import place, show_columns
-from trainer.errors import ExitCode, InterruptedRunError, TrainerError
+from trainer.errors import ConfigError, ExitCode, InterruptedRunError, TrainerError
 from trainer.observe.text import date, duration, number, say
 from trainer.storage import store
 
@@ -235,6 +235,13 @@ def logs(
     tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
     since: Annotated[str | None, typer.Option(help="Only lines of the last 30s, 5m, 2h or 1d.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="As it was printed, JSON included.")] = False,
+    worker: Annotated[
+        int | None, typer.Option(min=0, help="Instead, what worker N (from 0) printed, as it is kept in the storage.")
+    ] = None,
+    attempt: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of this attempt, what --worker or the driver printed; default: the newest."),
+    ] = None,
     storage: Storage = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -242,6 +249,18 @@ def logs(
     """Print the log of a run on the cluster, as submit shows it; of one whose RayJob is gone, by its record."""
     from trainer.cluster import client
 
+    if worker is not None or attempt is not None:
+        for option, given in (("--follow", follow), ("--since", since is not None), ("--raw", raw)):
+            if given:
+                raise ConfigError(
+                    f"{option}: what a process printed is kept as plain lines without times", f"leave {option} out"
+                )
+        printed = client.output(
+            run, worker=worker, attempt=attempt, context=context, namespace=namespace, storage=storage
+        )
+        for line in printed if tail is None else printed[max(0, len(printed) - tail) :]:
+            say(line)
+        return
     since_s = None if since is None else seconds_of(since)
     lines = client.logs(
         run,

@@ -31,6 +31,7 @@ from trainer.errors import ClusterError, NoSuchRunError, StorageError, TrainerEr
 from trainer.observe.display import Display, Event
 from trainer.observe.text import say
 from trainer.storage import layout, store
+from trainer.storage import logs as run_logs
 from trainer.storage.mirror import find_run
 from trainer.storage.record import Record
 from trainer.storage.schema import Point, Result
@@ -45,6 +46,7 @@ __all__ = [
     "follow",
     "list_runs",
     "logs",
+    "output",
     "record_from_log",
     "status_of",
     "stop",
@@ -243,6 +245,34 @@ def logs(
         recent = [line for at, line in lines if earliest is None or at is None or at >= earliest]
         yield from recent if tail is None else recent[max(0, len(recent) - tail) :]
         tail = None
+
+
+def output(
+    name: str,
+    *,
+    worker: int | None = None,
+    attempt: int | None = None,
+    context: str | None = None,
+    namespace: str | None = None,
+    storage: str | None = None,
+) -> list[str]:
+    """Return the last lines that a worker of a run printed, or its driver, as they are kept beside its record.
+
+    They are those of the newest attempt if none is named. `storage` is where the run is kept; by default where its
+    RayJob says, or this machine's storage.
+
+    Raises:
+        NoSuchRunError: neither a cluster nor the storage has the run, or no such output of it is kept.
+        StorageError: the storage cannot be read from here.
+    """
+    process = "driver" if worker is None else f"worker-{worker}"
+    if storage is None:
+        try:
+            kept_in = rayjob.storage_of(submitting.find_rayjob(connect(context, namespace), name))
+        except (NoKubeconfigError, NoSuchRunError) as error:
+            kept_in = _fallback(error, None, name)
+        return run_logs.lines(store.join(kept_in or local_storage(), name), process, attempt)
+    return run_logs.lines(find_run(name, store.normalise(storage)).place, process, attempt)
 
 
 def record_from_log(name: str, folder: Path, *, context: str | None = None, namespace: str | None = None) -> Record:

@@ -31,7 +31,7 @@ from trainer.errors import (
 from trainer.observe.display import Display
 from trainer.observe.summary import Clock, how_far, summarise
 from trainer.observe.tail import Tail
-from trainer.storage import layout, seal
+from trainer.storage import layout, logs, seal
 from trainer.storage.lease import Lease
 from trainer.storage.mirror import Mirror
 from trainer.storage.record import Record
@@ -81,6 +81,9 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
             status: Status = "finished"
             error: Exception | None = None
             try:
+                if not ray_cluster.is_own():  # else its output is a terminal, or a file of the user's
+                    printed = {f"driver.{name}": file for name, file in logs.own_outputs(log=1).items()}
+                    shown.enter_context(logs.Keeper(record.place, attempt, printed))
                 for display in displays():  # a thread each: a terminal that is stopped stops no other
                     shown.enter_context(Tail(record, display))
                 _announce(plan, forked, clock.began)
@@ -237,7 +240,7 @@ def build_trainer(plan: Plan, attempt: int, fence: int, data_folder: Path | None
     api: Any = ray.train  # its type hints are still those of Train V1
     config = plan.config
     record = plan.record
-    recorder = Recorder(record.folder, config, attempt)
+    recorder = Recorder(record.folder, config, attempt, record.place)
     fewest, most = config.worker_range
     own_cluster = ray_cluster.is_own()
     arguments: dict[str, Any] = {

@@ -7,6 +7,7 @@ trainers; `tests/unit/driver/test_ray_train.py` names the version they were writ
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from typing import Any
@@ -108,6 +109,13 @@ class RunTrainer:
         if self.own_cluster and type(parts["scaling_policy"]) is FixedScalingPolicy:
             parts["scaling_policy"] = FixedLocalWorkers(parts["scaling_policy"].scaling_config)
         return super()._initialize_and_run_controller(**parts)  # type: ignore[misc] # as above
+
+
+def print_no_reports() -> None:
+    """Let this worker's stderr be ours: Ray Train would print each report there, with the pixels of all mistakes."""
+    from ray.train.v2._internal.execution import context
+
+    context.logger.setLevel(logging.WARNING)
 
 
 def trainer(workers: int, recovery: Recovery, own_cluster: bool, **arguments: Any) -> Any:

@@ -13,6 +13,7 @@ from ray.train import UserCallback
 
 from trainer.config import Config
 from trainer.driver.ray_errors import causes, described, is_death, root_causes
+from trainer.storage import logs
 from trainer.storage.record import Record
 from trainer.storage.schema import Point, TrainingStarted, WorkerFailed
 
@@ -23,16 +24,19 @@ MISTAKES = 25
 class Recorder(UserCallback):
     """Writes each report of a worker group, combined over its ranks, to the record of the run in `folder`.
 
-    `attempt` is the number of the first attempt: each start of a worker group counts as one.
+    `attempt` is the number of the first attempt: each start of a worker group counts as one. `run` is the run's URI,
+    if that is not the folder.
     """
 
-    def __init__(self, folder: Path, config: Config, attempt: int = 1):
+    def __init__(self, folder: Path, config: Config, attempt: int = 1, run: str | None = None):
         self._folder = folder
+        self._run = run or str(folder)
         self._peak_lr = config.optimizer.lr
         _, self._workers_wanted = config.worker_range
         self._attempt = attempt - 1
         self._workers = 0
         self._hosts: list[str] = []
+        self._outputs: list[dict[str, str]] = []
         self._evaluation_seconds = 0.0
         self._outage = False
 
@@ -70,6 +74,13 @@ class Recorder(UserCallback):
             if rank < len(self._hosts) and len(set(self._hosts)) > 1:  # on one machine it says nothing
                 failed["host"] = self._hosts[rank]
             record.add_event(failed)
+            self._keep_output(rank)
+
+    def _keep_output(self, rank: int) -> None:
+        """Keep the last words of a worker that could not keep them itself; those on other nodes are out of reach."""
+        if rank < len(self._outputs):
+            files = {f"worker-{rank}.{name}": Path(file) for name, file in self._outputs[rank].items()}
+            logs.keep(files, logs.folder(self._run, self._attempt))
 
     def note_preemption(self) -> None:
         """Note that workers ended because a node is taken away."""
@@ -86,6 +97,7 @@ class Recorder(UserCallback):
         self._attempt += 1
         self._workers = len(reports)
         self._hosts = [report["host"] for report in reports if "host" in report]
+        self._outputs = [report["outputs"] for report in reports]
         self._evaluation_seconds = 0.0
         first = reports[0]
         for damaged in first["damaged"]:

@@ -8,8 +8,15 @@ from typing import Any
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Run the loop; see `loop.train`."""
-    from trainer.driver.ray_train import ATTEMPT
+    import ray.train
+
+    from trainer.driver import ray_train
+    from trainer.storage import logs
     from trainer.training import exhausted, loop  # in the worker only: the driver needs no PyTorch
 
-    with exhausted.explained():
-        return loop.train({**settings, "attempt": int(os.environ[ATTEMPT])})
+    ray_train.print_no_reports()
+    attempt = int(os.environ[ray_train.ATTEMPT])
+    rank = ray.train.get_context().get_world_rank()
+    printed = {f"worker-{rank}.{name}": file for name, file in logs.own_outputs(out=1, err=2).items()}
+    with logs.Keeper(settings["run"], attempt, printed), exhausted.explained():
+        return loop.train({**settings, "attempt": attempt})

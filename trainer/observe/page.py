@@ -35,6 +35,7 @@ from trainer.storage.record import Record
 from trainer.storage.schema import Environment, Evaluation, Point, Result
 
 PARTS = {
+    "start_up": "from the start of the first process to the first step",
     "data": "finding, checking and decoding the data set",
     "training": "forward, backward, optimizer, and the reports",
     "report": "page and plots",
@@ -42,7 +43,15 @@ PARTS = {
 LONGEST_NAMES = 120  # characters in the name of a folder
 EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
-POINTS_IN_TIME = ("process_created", "processes_began_at", "entered_at", "started_at", "finished_at", "ended_at")
+POINTS_IN_TIME = (
+    "process_created",
+    "processes_began_at",
+    "entered_at",
+    "started_at",
+    "finished_at",
+    "ended_at",
+    "submitted_at",
+)
 
 
 class AnyEvent(TypedDict):

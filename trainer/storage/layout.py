@@ -11,6 +11,7 @@
 ``MANIFEST.json``     of a finished run: size and sha256 of the above   `seal`
 ``report.html``       the page made of them
 ``plots/*.png``       its pictures
+``logs/``             the end of what its processes printed              `logs`
 ``checkpoints/``      states to resume from                             `checkpoints`
 ``lease/``            who may write                                     `lease`
 ===================  ================================================  ===================
@@ -30,7 +31,8 @@ REPORT = "report.html"
 PLOTS = "plots"
 CHECKPOINTS = "checkpoints"
 LEASE = "lease"
+LOGS = "logs"
 RAY = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is in it
 
 # Beside the record in the run's folder: not part of it, and not mirrored.
-NOT_OF_THE_RECORD = (CHECKPOINTS, LEASE)
+NOT_OF_THE_RECORD = (CHECKPOINTS, LEASE, LOGS)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 
 from trainer.config import Config
+from trainer.storage import logs
 from trainer.storage.schema import Pod
 from trainer.training import device, pod
 
@@ -27,6 +28,7 @@ class WorkerFacts(TypedDict):
     threads: int
     process_began_at: float  # seconds since 1970
     pod: Pod | None
+    outputs: dict[str, str]  # files that hold its stdout ("out") and stderr ("err") on its node
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Worker:
                 "threads": torch.get_num_threads(),
                 "process_began_at": device.process_began(),
                 "pod": pod.facts(),
+                "outputs": {name: str(file) for name, file in logs.own_outputs(out=1, err=2).items()},
             },
         )
 

@@ -367,6 +367,17 @@ def test_logs_take_a_number_of_lines_and_a_duration(kube, trainer, monkeypatch):
     assert (code, "--since: 'soon' is not a duration; write it as 30s" in err) == (ExitCode.CONFIG, True)
 
 
+def test_logs_of_a_worker_are_its_last_lines(trainer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(client, "output", lambda run, **given: seen.append(given) or ["one", "two", "three"])
+    assert trainer("logs", "r1", "--worker", "0", "--tail", "2")[1] == "two\nthree\n"
+    assert trainer("logs", "r1", "--attempt", "3")[1] == "one\ntwo\nthree\n"
+    assert [(given["worker"], given["attempt"]) for given in seen] == [(0, None), (None, 3)]
+    for option in (["--since", "5m"], ["--follow"], ["--raw"]):
+        code, _, err = trainer("logs", "r1", "--worker", "0", *option)
+        assert (code, f"leave {option[0]} out" in err) == (ExitCode.CONFIG, True)
+
+
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "submit"])
 def test_the_storage_may_be_that_of_the_environment(kube, trainer, monkeypatch, command):
     seen = []

@@ -14,6 +14,7 @@ from trainer import resolve
 from trainer.cluster import client, follow, status, submit
 from trainer.cluster.api import NoKubeconfigError
 from trainer.errors import ClusterError, ConfigError, LostConnectionError, NoSuchRunError, StorageError
+from trainer.storage import logs, store
 from trainer.storage.record import Record
 
 CONFIG = resolve.load("seed")
@@ -112,6 +113,30 @@ def test_status_without_a_kubeconfig_is_the_records(no_kubeconfig, runs):
     assert client.status_of("r1").state == "finished"
     with pytest.raises(NoKubeconfigError, match=r"there is none at .*, and .*/runs has no run r2; set KUBECONFIG"):
         client.status_of("r2")
+
+
+@pytest.fixture
+def printed(runs):
+    """What two workers of r1 printed."""
+    for worker in (0, 1):
+        store.write(f"{logs.folder(f'{runs}/r1', 1)}/worker-{worker}.out", f"of worker {worker}\n".encode())
+
+
+def test_a_workers_output_is_read_from_where_its_rayjob_keeps_it(kube, runs, printed, monkeypatch):
+    kube.jobs["r1"] = rayjob(**RUNNING)
+    monkeypatch.setattr(client.rayjob, "storage_of", lambda job: runs)
+    assert client.output("r1", worker=1) == ["of worker 1"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_workers_output_is_read_when_its_rayjob_is_gone(kube, runs, printed, given, monkeypatch):
+    if not given:
+        monkeypatch.setenv("TRAINER_STORAGE", runs)
+    assert client.output("r1", worker=0, storage=runs if given else None) == ["of worker 0"]
+    with pytest.raises(NoSuchRunError, match="has no output of driver"):
+        client.output("r1", storage=runs)
+    with pytest.raises(NoSuchRunError, match=r"no run r2|r2 is neither"):
+        client.output("r2", storage=runs if given else None)
 
 
 AT = "2026-11-24T15:00:0{}Z"  # 1795532400 and the seconds

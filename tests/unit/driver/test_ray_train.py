@@ -107,3 +107,15 @@ def test_ray_hands_our_timings_to_controller_and_workers(monkeypatch):
         ray_cluster.set_timings()
         handed = get_env_vars_to_propagate()
     assert handed.items() >= {**ray_cluster.TIMINGS, "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "7"}.items()
+
+
+def test_a_workers_output_has_none_of_its_reports(caplog):
+    from ray.train.v2._internal.execution import context
+
+    assert "Reporting training result" in Path(context.__file__).read_text()  # by this logger, in this version
+    before = context.logger.level
+    ray_train.print_no_reports()
+    context.logger.info("Reporting training result 1: ...")
+    context.logger.warning("this is for people")
+    context.logger.setLevel(before)
+    assert [record.message for record in caplog.records] == ["this is for people"]

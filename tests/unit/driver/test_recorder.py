@@ -31,6 +31,7 @@ def ready(**changes):
         "resumed_from": None,
         "left_out": None,
         "pod": None,
+        "outputs": {},
         **changes,
     }
 

@@ -17,6 +17,7 @@ def test_the_names_of_a_runs_files_do_not_change():
         "PLOTS": "plots",
         "CHECKPOINTS": "checkpoints",
         "LEASE": "lease",
+        "LOGS": "logs",
         "RAY": ".ray",
     }
-    assert layout.NOT_OF_THE_RECORD == ("checkpoints", "lease")
+    assert layout.NOT_OF_THE_RECORD == ("checkpoints", "lease", "logs")

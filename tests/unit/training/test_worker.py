@@ -31,6 +31,7 @@ def test_facts_name_what_the_worker_computes_on(worker):
         "threads": torch.get_num_threads(),
         "process_began_at": pytest.approx(device.process_began(), abs=0.1),
         "pod": None,
+        "outputs": worker.facts["outputs"],  # none if this test's output is a pipe
     }
 
 
