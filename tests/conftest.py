@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ from support.training import OFTEN, Training
 from trainer.driver import environment
 from trainer.storage import bucket as buckets
 from trainer.training import fetch
+
+
+def pytest_configure():
+    # a script that runs the tests in its background ignores Ctrl-C, and what they start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -29,7 +29,7 @@ def events(folder, name):
     return [json.loads(line) for line in (folder / "runs" / name / "events.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_stops_within_5_seconds_of_a_signal_and_keeps_its_record(how, tmp_path, data_folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", *LONG],
@@ -68,6 +68,7 @@ def test_an_interrupted_run_is_resumed_as_the_next_attempt(tmp_path, data_folder
     assert [event["attempt"] for event in starts] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_diverging_loss_is_the_runs_own_error(tmp_path, data_folder):
     done = run_trainer(
         tmp_path,

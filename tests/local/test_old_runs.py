@@ -57,6 +57,7 @@ def test_the_report_of_an_old_run_is_made_again(runs):
     assert f"{result['test_accuracy']:.2%}" in written.read_text()
 
 
+@pytest.mark.slow
 def test_old_weights_are_scored_as_they_were(runs):
     done = run_trainer(runs, "evaluate", "finished", "--json")
     assert done.returncode == 0, done.stderr

@@ -88,14 +88,8 @@ def start(*arguments: str, kubeconfig: Path | None = None, log_format: str | Non
         text=True,
         env=environment,
         bufsize=1,
-        preexec_fn=_hear_ctrl_c,
     )
     return Command(process).start_reading()
-
-
-def _hear_ctrl_c() -> None:
-    # also where these tests run in the background of a script, which ignores it and hands that on
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def trainer(*arguments: str, seconds: float = 300, **options: Any) -> tuple[int, Command]:
