@@ -141,6 +141,15 @@ def test_a_missing_extra_is_named(package, extra, tmp_path, monkeypatch):
     assert f"pip install 'fashion-mnist-on-ray[{extra}]'" in printed
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("folder", ["tests/faults", "tests/cluster"])
+def test_tests_that_need_hours_or_a_cluster_can_be_imported(folder):
+    # they run seldom, and what they import moves
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_every_imported_package_is_declared():
     project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [
@@ -275,6 +284,7 @@ def test_the_exit_codes_are_these_and_each_is_explained():
         "CHECKPOINT": 8,
         "DIVERGED": 9,
         "CLUSTER": 10,
+        "BUDGET": 11,
         "INTERRUPTED": 130,
     }
     assert set(EXIT_CODE_MEANING) == set(ExitCode)

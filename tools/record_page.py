@@ -24,6 +24,8 @@ Fields may be added in later versions; the meaning of a field does not change.
 | `{environment}` | [what the run was made with](#environment) |
 | `{metrics}` | [one line for each report](#metrics) |
 | `{events}` | [one line for each thing that happened](#events) |
+| `{nodes}` | [one line for each node that came or is gone](#nodes), on a cluster |
+| `{resources}` | [how busy each node was](#resources), every few seconds |
 | `{evaluation}` | [the final weights on the test set](#evaluation) |
 | `{result}` | [how the run ended](#result) |
 | `{weights}` | the final weights |
@@ -60,6 +62,10 @@ def page() -> list[str]:
         fields = _table(event, without=("event", "time"))
         lines += [*fields, ""] if fields else []
     lines += ["## Result", "", _doc(schema.Result), "", *_table(schema.Result)]
+    lines += ["", "Its `cost`:", "", _doc(schema.Cost), "", *_table(schema.Cost)]
+    lines += ["", "Each of its `pods`:", "", *_table(schema.PodCost)]
+    lines += ["", "## Nodes", "", _doc(schema.Node), "", *_table(schema.Node)]
+    lines += ["", "## Resources", "", _doc(schema.Usage), "", *_table(schema.Usage)]
     lines += ["", "## Evaluation", "", _doc(schema.Evaluation), "", *_table(schema.Evaluation)]
     lines += ["", "A mistake:", "", *_table(schema.Mistake)]
     lines += ["", "## Environment", "", _doc(schema.Environment), "", *_table(schema.Environment)]

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     CHECKPOINT = 8
     DIVERGED = 9
     CLUSTER = 10
+    BUDGET = 11
     INTERRUPTED = 130
 
 
@@ -41,6 +42,7 @@ EXIT_CODE_MEANING: dict[ExitCode, str] = {
     ExitCode.CHECKPOINT: "the run has checkpoints and none of them is intact, or another process writes them",
     ExitCode.DIVERGED: "the loss or the weights became non-finite, also after rolling back once: check the settings",
     ExitCode.CLUSTER: "the Kubernetes cluster is unreachable, refuses, or lacks what runs need: KubeRay, chart, image",
+    ExitCode.BUDGET: "the run has cost what it may: `budget` in the values of helm/training; its record is kept",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C, SIGTERM, `trainer stop` or a deadline; the record so far is kept",
 }
 
@@ -166,6 +168,12 @@ class LostConnectionError(ClusterError):
     """The API server is unreachable."""
 
     retry = True
+
+
+class BudgetError(TrainerError):
+    """The run has cost as much as it may."""
+
+    exit_code = ExitCode.BUDGET
 
 
 class InterruptedRunError(TrainerError):

@@ -18,6 +18,7 @@ import yaml
 from support.charts import CHARTS, ROOT, UniqueKeys, generate, values_of
 
 from trainer.cluster import rayjob
+from trainer.observe import cost
 
 WORDS = [
     "no",
@@ -103,7 +104,18 @@ def parsed(text: str) -> list[Any]:
     for manifest in objects:
         if manifest["kind"] == "ConfigMap":
             manifest["data"] = {key: yaml.load(content, UniqueKeys) for key, content in manifest["data"].items()}
-    return objects
+    return [with_prices(manifest) for manifest in objects]
+
+
+def with_prices(node: Any) -> Any:
+    """A tree with the JSON of the prices read: its strings are in there."""
+    if isinstance(node, list):
+        return [with_prices(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("name") == cost.PRICES:
+        return {**node, "value": json.loads(node["value"])}
+    return {key: with_prices(value) for key, value in node.items()}
 
 
 def rendered(chart: str, values: Any) -> list[Any]:

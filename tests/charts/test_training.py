@@ -8,6 +8,8 @@ import yaml
 from support import schemas
 from support.charts import ROOT, clusters, env, generate, job, one, render, values_of
 
+from trainer.observe import cost
+
 KITCHEN_SINK = values_of("kitchen-sink")
 SCHEMA = json.loads((ROOT / "helm" / "training" / "values.schema.json").read_text())
 RECIPES = sorted((ROOT / "trainer" / "recipes").glob("*.yaml"))
@@ -138,6 +140,38 @@ def test_every_ray_pod_knows_what_it_is_without_asking():
     for template in (of_head, *of_group.values()):
         (container,) = [c for c in template["spec"]["containers"] if c["name"].startswith("ray-")]
         assert "/etc/podinfo" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+PRICE = {"perHour": 0.5, "currency": "USD"}
+PRICED = {"head": {"price": PRICE}, "workerGroups": {"cpu": {"price": {**PRICE, "perHour": 0.9}}, "gpu": None}}
+
+
+def test_the_driver_knows_the_prices_of_all_groups_and_the_budget():
+    values = {**values_of("kind"), **PRICED, "budget": {"amount": 2.5, "stop": True}, "cluster": {"enabled": True}}
+    of_job, standing = clusters(render(values))
+    known = env(of_job["headGroupSpec"]["template"])
+    assert cost.prices(known) == cost.Prices("USD", {"head": 0.5, "cpu": 0.9}, {"head": "", "cpu": ""})
+    assert cost.budget(known) == cost.Budget(2.5, stop=True)
+    others = [standing["headGroupSpec"], *of_job["workerGroupSpecs"], *standing["workerGroupSpecs"]]
+    assert [cost.prices(env(spec["template"])) for spec in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"head": {"price": PRICE}}, "workerGroups.cpu.price, workerGroups.gpu.price: not set"),
+        ({"workerGroups": {"cpu": {"price": PRICE}, "gpu": {"price": PRICE}}}, "head.price: not set"),
+        ({**PRICED, "head": {"price": {**PRICE, "currency": "EUR"}}}, "price.currency: "),
+        ({"budget": {"amount": 1}}, "budget.amount: without prices no cost is known"),
+        ({**PRICED, "head": {"price": {"perHour": "1"}}}, "perHour"),
+        ({**PRICED, "head": {"price": {**PRICE, "perHour": 0}}}, "perHour"),
+        ({**PRICED, "budget": {"amount": -1}}, "amount"),
+    ],
+)
+def test_prices_that_would_give_a_wrong_cost_are_refused(values, words):
+    with pytest.raises(generate.RenderError) as caught:
+        render({**values_of("defaults"), **values})
+    assert words in str(caught.value)
 
 
 def test_the_standing_cluster_is_the_jobs_but_for_its_label():

@@ -10,10 +10,9 @@ import pytest
 from support.killed_saves import killed_while_it_saves
 from support.training import OFTEN, Training
 
-from trainer.storage import checkpoints, layout, store
+from trainer.storage import checkpoints, layout, seal, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.record import Record
-from trainer.storage.seal import damage
 
 DAMAGES = 1000
 KILL_POINTS = 200
@@ -89,11 +88,12 @@ def test_a_thousand_damages_to_a_record_are_all_detected(run, note):
     files = [file for file in run.iterdir() if file.is_file() and file.name != "report.html"]
     assert {file.name for file in files} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "result.json"),
+        layout.RESOURCES,
         *(layout.WEIGHTS, checkpoints.MANIFEST),
     }
     for name, _ in damages(files):
-        assert set(damage(Record(run))) == {name}
-    assert damage(Record(run)) == {}
+        assert set(seal.verify(Record(run))) == {name}
+    assert seal.verify(Record(run)) == {}
     note(
         "a bit flipped, a file cut or a file gone, anywhere in the record of a finished run",
         "all were detected; weights, scores and result are rebuilt by the same command, and the rest is reported",

@@ -52,6 +52,7 @@ RETRY_BY_EXIT_CODE: dict[ExitCode, bool] = {
     ExitCode.CHECKPOINT: False,
     ExitCode.DIVERGED: False,
     ExitCode.CLUSTER: False,
+    ExitCode.BUDGET: False,
     ExitCode.INTERRUPTED: True,
 }
 # By phase, and by whether another attempt may succeed.

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
-from trainer.driver import environment, fork, interrupts, preflight, ray_cluster, starting, worker
+from trainer.driver import environment, fork, interrupts, nodes, preflight, ray_cluster, starting, worker
+from trainer.driver.budget import Guard
 from trainer.driver.preflight import Plan
 from trainer.driver.ray_errors import described, is_death, ran_out_of_memory, why_it_ended
 from trainer.errors import (
@@ -28,6 +29,8 @@ from trainer.errors import (
     TrainerError,
     TrainingError,
 )
+from trainer.observe import cost
+from trainer.observe.cost import Prices
 from trainer.observe.display import Display
 from trainer.observe.summary import Clock, how_far, summarise
 from trainer.observe.tail import Tail
@@ -61,6 +64,7 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
         TrainerError: the run did not start, or another process took it over.
     """
     record = plan.record
+    prices, budget = cost.prices(), cost.budget()
     clock = Clock(began=device.process_began())
     data_began = time.time()
     data_folder = fetch.find_dataset(plan.data_folder, log).absolute()  # Ray's workers run in another folder
@@ -87,14 +91,15 @@ def run(plan: Plan, displays: Callable[[], Sequence[Display]], log: Callable[[st
                 for display in displays():  # a thread each: a terminal that is stopped stops no other
                     shown.enter_context(Tail(record, display))
                 _announce(plan, forked, clock.began)
-                _train_on_ray(plan, attempt, lease.fence, data_folder)
+                guard = Guard(record, plan.config, prices, budget)
+                _train_on_ray(plan, attempt, lease.fence, data_folder, guard)
             except (KeyboardInterrupt, SystemExit):
                 status, error = _why_stopped(record)
             except Exception as failure:  # noqa: BLE001 # returned below, when the record is complete
                 status = "failed"
                 error = failure
             _check_still_owned(lease, status, error)
-            return _finish(record, clock, mirror, plan, status, error)
+            return _finish(record, clock, mirror, plan, status, error, prices)
 
 
 def _announce(plan: Plan, forked: bool, began: float) -> None:
@@ -138,9 +143,17 @@ def _check_still_owned(lease: Lease, status: Status, error: Exception | None) ->
         )
 
 
-def _finish(record: Record, clock: Clock, mirror: Mirror, plan: Plan, status: Status, error: Exception | None) -> Ended:
+def _finish(
+    record: Record,
+    clock: Clock,
+    mirror: Mirror,
+    plan: Plan,
+    status: Status,
+    error: Exception | None,
+    prices: Prices | None,
+) -> Ended:
     """Write how the run ended: result, manifest, report, last push. If one step fails, the others are still done."""
-    result = summarise(record, clock, status, error)
+    result = summarise(record, clock, status, error, prices)
     failures = [error] if error is not None else []
     outage_s = 0.0 if isinstance(error, OutageError) else plan.config.checkpoint.max_outage_s
     patience_s = INTERRUPTED_PUSH_S if status == "interrupted" else None
@@ -188,10 +201,14 @@ def _joined(failures: list[Exception]) -> Exception | None:
     return first
 
 
-def _train_on_ray(plan: Plan, attempt: int, fence: int, data_folder: Path) -> None:
+def _train_on_ray(plan: Plan, attempt: int, fence: int, data_folder: Path, guard: Guard) -> None:
     own = ray_cluster.is_own()
     try:
-        with starting.Watch(plan.record, _needs(plan)), ray_cluster.connected():
+        with (
+            starting.Watch(plan.record, _needs(plan)),
+            ray_cluster.connected(),
+            nodes.Watch(plan.record, guard.check),
+        ):
             _fit(plan, attempt, fence, data_folder if own else plan.data_folder)
     finally:
         shutil.rmtree(plan.record.file(layout.RAY), ignore_errors=True)

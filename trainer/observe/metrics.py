@@ -18,7 +18,7 @@ from typing import Any
 from trainer import __version__, resolve
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.observe import goodput
+from trainer.observe import cost, goodput
 from trainer.observe.display import Event
 from trainer.observe.progress import Progress
 from trainer.storage.record import Record
@@ -76,6 +76,10 @@ METRICS = (
         "trainer_paid_worker_seconds", "paid_worker_seconds", "s", "Worker-seconds, whether they trained or waited."
     ),
     Metric("trainer_productive_worker_seconds", "productive_worker_seconds", "s", "Those in which training counted."),
+    Metric("trainer_price_per_hour", "price_per_hour", "1/h", "Price of the run's pods now.", ("currency",)),
+    Metric("trainer_cost", "cost", "1", "What the run's pods cost so far.", ("currency",)),
+    Metric("trainer_productive_cost", "productive_cost", "1", "Of it, of training that counts.", ("currency",)),
+    Metric("trainer_budget", "budget", "1", "What the run may cost.", ("currency",)),
     Metric("trainer_info", "info", "1", "Always 1: what the run is, as labels.", INFO),
 )
 MOST_SERIES = len(METRICS) - 1 + len(goodput.PARTS)  # of one run
@@ -103,10 +107,13 @@ class Exporter:
     `image` is the container image that the run is made with, if it is known.
 
     Raises:
-        ConfigError: LAST_SCRAPE is not a number of seconds.
+        ConfigError: LAST_SCRAPE, or prices or budget, are not as the chart writes them.
     """
 
     def __init__(self, record: Record, config: Config, image: str = ""):
+        self._record = record
+        self._prices = cost.prices()
+        self._budget = cost.budget()
         self._labels = {"run": record.name}
         self._config = config
         self._image = image
@@ -154,7 +161,22 @@ class Exporter:
             "time_parts": {(part,): parts[part] for part in goodput.PARTS},
             "paid_worker_seconds": used["all"],
             "productive_worker_seconds": used["productive"],
+            **self._money(until),
         }
+
+    def _money(self, until: float) -> dict[str, Any]:
+        if self._prices is None:
+            return {}
+        spent = cost.account(self._record.nodes(), self._events, self._points, self._prices, until)
+        if spent is None:
+            return {}
+        amounts = {
+            "price_per_hour": spent["per_hour"],
+            "cost": spent["total"],
+            "productive_cost": spent["productive"],
+            "budget": self._budget.amount if self._budget else None,
+        }
+        return {key: {(spent["currency"],): amount} for key, amount in amounts.items()}
 
     def _info(self, started: Event) -> tuple[str, ...]:
         recipe, config = resolve.closest_recipe(self._config), self._config.sha256[:12]

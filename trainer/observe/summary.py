@@ -9,7 +9,8 @@ from typing import Any
 
 from trainer.config import CLASSES
 from trainer.errors import ErrorFacts, ExitCode, error_facts
-from trainer.observe import goodput
+from trainer.observe import cost, goodput
+from trainer.observe.cost import Prices
 from trainer.storage.record import Record
 from trainer.storage.schema import Evaluation, Result, Status
 
@@ -22,8 +23,10 @@ class Clock:
     data_seconds: float = 0.0
 
 
-def summarise(record: Record, clock: Clock, status: Status, error: Exception | None) -> Result:
-    """Return what goes into ``result.json``."""
+def summarise(
+    record: Record, clock: Clock, status: Status, error: Exception | None, prices: Prices | None = None
+) -> Result:
+    """Return what goes into ``result.json``; with `prices` also what the run cost."""
     now = time.time()
     points = [point for point in record.points() if point["time"] >= clock.began]  # not an earlier process's
     last = points[-1] if points else None
@@ -42,9 +45,12 @@ def summarise(record: Record, clock: Clock, status: Status, error: Exception | N
         "config_sha256": record.config().sha256,
         "seconds": seconds_by_part(record, clock, now),
         "goodput": goodput.account(record.events(), record.points(), now),
+        "worker_seconds": goodput.worker_seconds(record.events(), record.points(), now),
         "started_at": clock.began,
         "ended_at": now,
     }
+    if (spent := cost.of_run(record, prices, now)) is not None:
+        result["cost"] = spent
     if error is not None:
         _add_error(result, error_facts(error))
     return result

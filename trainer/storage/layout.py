@@ -5,6 +5,8 @@
 ``environment.json``  versions, hardware, git commit                    `schema.Environment`
 ``metrics.jsonl``     every metric point, one a line                    `schema.Point`
 ``events.jsonl``      what happened, one event a line                   `schema.Event`
+``nodes.jsonl``       the nodes of its Ray cluster, as they came and went  `schema.Node`
+``resources.jsonl``   how busy they were                                `schema.Usage`
 ``evaluation.json``   confusion matrix and worst mistakes               `schema.Evaluation`
 ``result.json``       how the run ended                                 `schema.Result`
 ``model.safetensors`` the final weights
@@ -23,6 +25,8 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
+NODES = "nodes.jsonl"
+RESOURCES = "resources.jsonl"
 EVALUATION = "evaluation.json"
 RESULT = "result.json"
 WEIGHTS = "model.safetensors"
@@ -34,5 +38,7 @@ LEASE = "lease"
 LOGS = "logs"
 RAY = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is in it
 
+# Files to which lines are appended while a run lives.
+GROWING = (METRICS, EVENTS, NODES, RESOURCES)
 # Beside the record in the run's folder: not part of it, and not mirrored.
 NOT_OF_THE_RECORD = (CHECKPOINTS, LEASE, LOGS)

@@ -18,7 +18,7 @@ from trainer import resolve
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
 from trainer.storage import layout, store
-from trainer.storage.schema import Environment, Evaluation, Event, Point, Result
+from trainer.storage.schema import Environment, Evaluation, Event, Node, Point, Result, Usage
 from trainer.storage.store_errors import sentences
 
 
@@ -101,6 +101,22 @@ class Record:
         """Return every event, oldest first: `schema.Event`, as plain dictionaries."""
         return list(read_lines(self.file(layout.EVENTS)))
 
+    def add_node(self, node: Node) -> None:
+        """Append that a node came or is gone."""
+        self._append(layout.NODES, node)
+
+    def add_usage(self, usage: Usage) -> None:
+        """Append how busy a node is."""
+        self._append(layout.RESOURCES, usage)
+
+    def nodes(self) -> list[Node]:
+        """Return how the nodes of the run's Ray clusters came and went, oldest first."""
+        return cast("list[Node]", list(read_lines(self.file(layout.NODES))))
+
+    def usage(self) -> list[Usage]:
+        """Return how busy each node was, oldest first."""
+        return cast("list[Usage]", list(read_lines(self.file(layout.RESOURCES))))
+
     def result(self) -> Result | None:
         """Return how the run ended, or None if it has not ended."""
         return cast("Result | None", self._read_json(layout.RESULT))
@@ -125,7 +141,7 @@ class Record:
         """Remove how an earlier process ended; points and events stay, except a last line that a kill truncated."""
         for name in (layout.MANIFEST, layout.RESULT, layout.EVALUATION, layout.WEIGHTS):
             self._remove(name)
-        for name in (layout.METRICS, layout.EVENTS):
+        for name in layout.GROWING:
             file = self.file(name)
             with sentences(str(file), "written"), suppress(FileNotFoundError):
                 os.truncate(file, file.read_bytes().rfind(b"\n") + 1)

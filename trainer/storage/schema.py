@@ -221,6 +221,59 @@ Event = (
 EVENTS: tuple[type, ...] = Event.__args__
 
 
+class Node(TypedDict):
+    """A line of ``nodes.jsonl``: a node of the run's Ray cluster came, or is gone."""
+
+    time: Annotated[float, "when the driver saw it"]
+    node: Annotated[str, "Ray's name of it"]
+    alive: bool
+    pod: Annotated[str, "name of the pod or machine"]
+    group: Annotated[str, "worker group; `head` for the head; empty where nobody says"]
+    spot: Annotated[bool, "whether it may be taken away at any time"]
+    reason: NotRequired[Annotated[str, "why it is gone, in Ray's words"]]
+
+
+class Usage(TypedDict):
+    """A line of ``resources.jsonl``: how busy a node was. What cannot be measured there is left out."""
+
+    time: float
+    node: Annotated[str, "as in `nodes.jsonl`; `this machine` without a cluster"]
+    cpu: NotRequired[Annotated[float, "share of its cores in use, 0 to 1"]]
+    memory_bytes: NotRequired[Annotated[float, "memory in use"]]
+    memory_total_bytes: NotRequired[Annotated[float, "memory in all; in a pod its limit"]]
+    gpu: NotRequired[Annotated[float, "mean use of its GPUs, 0 to 1"]]
+    gpu_memory_bytes: NotRequired[Annotated[float, "memory in use on its GPUs"]]
+    sent_bytes_per_s: NotRequired[float]
+    received_bytes_per_s: NotRequired[float]
+
+
+class PodCost(TypedDict):
+    """What a pod of a run cost."""
+
+    pod: str
+    group: str
+    begins: Annotated[float, "seconds since 1970"]
+    ends: Annotated[float, "seconds since 1970"]
+    per_hour: Annotated[float, "price of its group"]
+    cost: float
+
+
+class Cost(TypedDict):
+    """What the pods of a run cost by the prices in the chart's values, over all attempts and clusters.
+
+    It is the pods' time: nodes without work, disks, traffic and discounts are not in it.
+    """
+
+    currency: str
+    total: float
+    productive: Annotated[float, "the share of it in which training counted"]
+    parts: Annotated[dict[str, float], "by use of the time, see docs/metrics.md; they add up to `total`"]
+    per_epoch: Annotated[float | None, "`total` by whole epochs"]
+    per_hour: Annotated[float, "of the pods at the end"]
+    pods: list[PodCost]
+    sources: Annotated[dict[str, str], "where the price of each group is from, and of when"]
+
+
 class Mistake(TypedDict):
     """A test image that was classified wrongly."""
 
@@ -258,6 +311,8 @@ class Result(TypedDict):
     config_sha256: str
     seconds: Annotated[dict[str, float], "time of the last process by part; `wall` is their sum"]
     goodput: Annotated[dict[str, float], "time of all processes by part, `wall`, and `goodput`, the productive share"]
+    worker_seconds: NotRequired[Annotated[dict[str, float], "`productive`, and `all` that were paid for"]]
+    cost: NotRequired[Annotated[Cost, "on a cluster whose worker groups have prices"]]
     started_at: float
     ended_at: float
 

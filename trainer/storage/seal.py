@@ -11,8 +11,7 @@ from trainer.storage.record import Record
 from trainer.storage.schema import FileFacts, Result
 
 FORMAT = 1
-GROWING = (layout.METRICS, layout.EVENTS)  # lines may be appended later: only what was sealed is compared
-SEALED = (layout.CONFIG, layout.ENVIRONMENT, layout.EVALUATION, layout.RESULT, *GROWING)
+SEALED = (layout.CONFIG, layout.ENVIRONMENT, layout.EVALUATION, layout.RESULT, *layout.GROWING)
 # What the same command rebuilds from the last checkpoint. The rest is written once, and nothing else holds it.
 REBUILT = {layout.MANIFEST, layout.WEIGHTS, layout.RESULT, layout.EVALUATION}
 
@@ -75,7 +74,7 @@ def _damage(record: Record, name: str, expected: FileFacts) -> str | None:
     if name not in (*SEALED, layout.WEIGHTS):
         return "is not a file of a run"
     content = store.read(record.weights if name == layout.WEIGHTS else str(record.file(name)))
-    if content is not None and name in GROWING:
+    if content is not None and name in layout.GROWING:  # only what was sealed is compared
         content = content[: expected["size"]]
     return manifest.damage(content, expected)
 

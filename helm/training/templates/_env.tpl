@@ -46,4 +46,43 @@
 {{- with index (.group.nodeSelector | default dict) "node.kubernetes.io/instance-type" }}
 - {name: TRAINER_INSTANCE_TYPE, value: {{ . | quote }}}
 {{- end }}
+{{- if and $head (eq .cluster "job") }}
+{{- with include "training.prices" .root }}
+# For the cost of a run. Not on the standing cluster, whose pods several runs share.
+- {name: TRAINER_PRICES, value: {{ . | quote }}}
+{{- with $.root.Values.budget.amount }}
+- {name: TRAINER_BUDGET, value: {{ . | quote }}}
+- {name: TRAINER_BUDGET_STOP, value: {{ $.root.Values.budget.stop | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Prices of head and worker groups as the driver reads them (JSON), or nothing: a cost of only some pods would mislead. */}}
+{{- define "training.prices" -}}
+{{- $prices := dict "head" .Values.head.price }}
+{{- range fromYaml (include "training.groups" .) }}
+{{- $_ := set $prices .name .price }}
+{{- end }}
+{{- $without := list }}
+{{- $currencies := list }}
+{{- range $name, $price := $prices }}
+{{- if $price.perHour }}
+{{- $currencies = append $currencies ($price.currency | default "USD") | uniq }}
+{{- else }}
+{{- $without = append $without (eq $name "head" | ternary "head.price" (printf "workerGroups.%s.price" $name)) }}
+{{- end }}
+{{- end }}
+{{- if and $currencies $without }}
+{{- fail (printf "%s: not set, while other pods have a price; set it, or no price at all" (join ", " $without)) }}
+{{- end }}
+{{- if gt (len $currencies) 1 }}
+{{- fail (printf "price.currency: %s; use one for all groups" (join " and " $currencies)) }}
+{{- end }}
+{{- if and .Values.budget.amount (not $currencies) }}
+{{- fail "budget.amount: without prices no cost is known; set head.price and the price of each worker group" }}
+{{- end }}
+{{- if $currencies }}
+{{- dict "currency" (first $currencies) "groups" $prices | toRawJson }}
+{{- end }}
 {{- end }}

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -6,7 +7,7 @@ from support.points import EPOCH, POINT
 from trainer import __version__
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.observe import metrics
+from trainer.observe import cost, metrics
 from trainer.storage.record import Record
 
 
@@ -92,6 +93,31 @@ def test_what_happens_to_a_run_is_counted_over_all_its_attempts(exported):
     assert (series["trainer_time_seconds", "redone"], series["trainer_productive_worker_seconds",]) == (11.0, 10.0)
 
 
+def test_money_is_exported_where_there_are_prices(monkeypatch, tmp_path):
+    import ray.util.metrics
+
+    gauges = Gauges()
+    monkeypatch.setattr(ray.util.metrics, "Gauge", gauges)
+    prices = {"currency": "EUR", "groups": {"head": {"perHour": 3.6}}}
+    monkeypatch.setenv(cost.PRICES, json.dumps(prices))
+    monkeypatch.setenv(cost.BUDGET, "5")
+    record = Record(tmp_path / "r1")
+    record.add_node({"time": 1000.0, "node": "a", "alive": True, "pod": "p", "group": "head", "spot": False})
+    exporter = metrics.Exporter(record, Config(epochs=1))
+    exporter.event({"event": "run_started", "process_created": 1000.0, "time": 1001.0})
+    exporter.event(STARTED)
+    exporter.point({**STEPS, "time": 1100.0, "seconds": 50.0})
+    exporter._stop()
+    money = ("price_per_hour", "cost", "productive_cost", "budget")
+    found = {name: gauges.series[f"trainer_{name}", "EUR"] for name in money}
+    assert found == {
+        "price_per_hour": pytest.approx(3.6),
+        "cost": pytest.approx(0.1),
+        "productive_cost": pytest.approx(0.05),
+        "budget": 5.0,
+    }
+
+
 @pytest.mark.parametrize("end", ["storage_back", "training_started"])
 def test_a_storage_is_away_until_it_is_back_or_training_starts_again(exported, end):
     exporter, series = exported
@@ -109,7 +135,8 @@ def test_a_run_has_no_more_series_than_the_docs_say(exported):
     for step in range(59, 118):
         exporter.point({**STEPS, **EPOCH, "step": step, "checkpoint_step": 50, "checkpoint_at": 1014.0})
         exporter.event({"event": "worker_failed", "attempt": 1, "rank": step, "time": 1016.0})
-    assert len(series) == metrics.MOST_SERIES
+    money = ("price_per_hour", "cost", "productive_cost", "budget")  # of a cluster without prices there are none
+    assert len(series) + len(money) == metrics.MOST_SERIES
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "inf", "nan"])
