@@ -152,7 +152,7 @@ def _intervals(
 
     A driver that died saw none of its nodes go: those of its cluster end with its last sign of life.
     """
-    began = {pod["pod"]: pod["mounted_at"] for pod in _known_pods(events) if "mounted_at" in pod}
+    began = {pod["pod"]: pod["mounted_at"] for pod in goodput.pods_in(events) if "mounted_at" in pod}
     drivers = sorted(event["process_created"] for event in events if event["event"] == "run_started")
     signs = sorted(line["time"] for line in [*nodes, *events, *points])
     found = []
@@ -162,9 +162,3 @@ def _intervals(
         last_sign = max((moment for moment in signs if later is not None and moment < later), default=now)
         found.append((node, began.get(node["pod"], node["time"]), min([*gone, last_sign])))
     return found
-
-
-def _known_pods(events: Sequence[Any]) -> list[Mapping[str, Any]]:
-    of_drivers = [event["pod"] for event in events if event["event"] == "run_started" and event.get("pod")]
-    of_workers = [pod for event in events if event["event"] == "training_started" for pod in event.get("pods") or []]
-    return [*of_drivers, *of_workers]

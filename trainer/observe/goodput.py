@@ -137,6 +137,13 @@ def _last(pods: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return max((pod[key] for pod in pods if key in pod), default=None)
 
 
+def pods_in(events: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Return what the pods of drivers and workers said of themselves: `schema.Pod`."""
+    of_drivers = [event["pod"] for event in events if event["event"] == "run_started" and event.get("pod")]
+    of_workers = [pod for event in events if event["event"] == "training_started" for pod in event.get("pods") or []]
+    return [*of_drivers, *of_workers]
+
+
 def account(events: Sequence[Any], points: Sequence[Point], now: float) -> dict[str, float]:
     """Return the seconds of each part, ``wall``, their sum, and ``goodput``, the productive share of it (0 to 1).
 

@@ -32,7 +32,7 @@ from trainer.observe.goodput import without_redone
 from trainer.observe.summary import class_accuracy, parts_of, wall_seconds
 from trainer.storage import layout, store
 from trainer.storage.record import Record
-from trainer.storage.schema import Environment, Evaluation, Point, Result
+from trainer.storage.schema import Environment, Evaluation, Node, Point, Result, Usage
 
 PARTS = {
     "start_up": "from the start of the first process to the first step",
@@ -91,6 +91,8 @@ class RunReport:
     events: list[Any]  # schema.Event
     evaluation: Evaluated | None
     result: Result | None
+    nodes: list[Node]
+    usage: list[Usage]
     began: float | None
     seen: float | None
 
@@ -131,11 +133,11 @@ def write(record: Record, folder: Path | None = None) -> Path:
         StorageError: there is no such run, its record is damaged, or its folder cannot be written.
     """
     run = read(record)
-    pictures = plots.of_run(run.points, run.evaluation, parts_of(run.result or {}))
+    pictures = plots.of_run(run.points, run.evaluation, parts_of(run.result or {})) | _usage_pictures(run)
     page = _render("run.html", pictures, run=run, **_pieces(run, record))
     folder = folder or record.folder
     with _unwritable(folder):
-        _save(folder / layout.PLOTS, pictures, plots.RUN_PICTURES)
+        _save(folder / layout.PLOTS, pictures, (*plots.RUN_PICTURES, *plots.USAGE_PICTURES))
         _replace(folder / layout.REPORT, page)
     return folder / layout.REPORT
 
@@ -184,7 +186,10 @@ def read(record: Record) -> RunReport:
         events = [event for event in record.events() if event["event"] != "report_written"]
         points = record.points()
         _check(events, AnyEvent, layout.EVENTS)
+        nodes, usage = record.nodes(), record.usage()
         _check(points, Point, layout.METRICS)
+        _check(nodes, Node, layout.NODES)
+        _check(usage, Usage, layout.RESOURCES)
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
         return RunReport(
@@ -196,6 +201,8 @@ def read(record: Record) -> RunReport:
             events=events,
             evaluation=_evaluation(record.evaluation()),
             result=record.result(),
+            nodes=nodes,
+            usage=usage,
             began=starts[-1]["process_created"] if starts else None,
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
@@ -297,7 +304,43 @@ def _pieces(run: RunReport, record: Record) -> dict[str, Any]:
         "parts": parts_of(run.result or {}),
         "part_texts": PARTS | goodput.PARTS,
         "command": _command([record]),
+        "machines": _machines(run),
     }
+
+
+def _usage_pictures(run: RunReport) -> dict[str, bytes]:
+    began = goodput.began_at(run.events)
+    if began is None:
+        return {}
+    pods = {node["node"]: node["pod"] for node in run.nodes}
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for usage in run.usage:
+        label = pods.get(usage["node"], usage["node"])
+        by_node.setdefault(label, []).append({**usage, "elapsed": usage["time"] - began})
+    again = [event["started_at"] - began for event in run.events if event["event"] == "training_started"][1:]
+    return plots.of_usage(by_node, again)
+
+
+def _machines(run: RunReport) -> list[dict[str, Any]]:
+    """The nodes of a run on a cluster, with what their pods say of themselves, and when they came and went."""
+    began = goodput.began_at(run.events) or 0.0
+    facts = {pod["pod"]: pod for pod in goodput.pods_in(run.events)}
+    gone = {line["node"]: line for line in run.nodes if not line["alive"]}
+    shown = []
+    for node in (line for line in run.nodes if line["alive"]):
+        pod = facts.get(node["pod"], {})
+        end = gone.get(node["node"])
+        shown.append(
+            {
+                **pod,
+                **node,
+                "node_name": pod.get("node", ""),
+                "came": node["time"] - began,
+                "went": end["time"] - began if end else None,
+                "reason": end.get("reason", "") if end else "",
+            }
+        )
+    return shown
 
 
 def _event(event: dict[str, Any], began: float) -> dict[str, Any]:
@@ -318,7 +361,7 @@ def _data_uri(png: bytes) -> str:
 
 
 def _render(template: str, pictures: Mapping[str, bytes], **names: Any) -> bytes:
-    embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.COMPARISON_PICTURES))
+    embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.USAGE_PICTURES, *plots.COMPARISON_PICTURES))
     embedded |= {name: _data_uri(png) for name, png in pictures.items()}
     return _templates().get_template(template).render(pictures=embedded, **names).encode()
 

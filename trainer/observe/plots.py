@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from trainer.config import CLASSES, SIDE
 
 RUN_PICTURES = ("loss", "accuracy", "learning_rate", "speed", "confusion", "classes", "mistakes", "time")
+USAGE_PICTURES = ("cpu", "memory", "gpu", "network")
 COMPARISON_PICTURES = ("accuracy_by_epoch", "accuracy_by_time", "train_loss")
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and in print
@@ -74,6 +75,7 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#B0B0B0"),
     **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
 }
+MOST_NAMED = 6  # nodes; more have no room in a legend
 MARKED_POINTS = 30  # a curve of fewer points shows each of them
 WIDE, HIGH = 4.8, 3.1  # inches of a curve: at a phone's width its text is still 10 pixels high
 
@@ -101,6 +103,22 @@ def of_run(
             pictures["confusion"] = _confusion(evaluation["confusion"])
             pictures["classes"] = _classes(evaluation["class_accuracy"])
             pictures["mistakes"] = _mistakes(evaluation["mistakes"]) if evaluation["mistakes"] else None
+    return {name: png for name, png in pictures.items() if png}
+
+
+def of_usage(nodes: Mapping[str, Points], attempts: Sequence[float]) -> dict[str, bytes]:
+    """How busy nodes were, as PNG by their names in ``USAGE_PICTURES``; what no node measured has no picture.
+
+    `nodes` holds the lines of ``resources.jsonl`` by the node's label, each with ``elapsed``, seconds since the run
+    began; `attempts` when each attempt after the first began, on the same clock.
+    """
+    with matplotlib.rc_context(STYLE):
+        pictures = {
+            "cpu": _usage(nodes, attempts, "cpu", 0.01, "CPU in use", "% of a node's cores"),
+            "memory": _usage(nodes, attempts, "memory_bytes", 2**30, "Memory in use", "GiB"),
+            "gpu": _usage(nodes, attempts, "gpu", 0.01, "GPU in use", "% of a node's GPUs"),
+            "network": _usage(nodes, attempts, "sent_bytes_per_s", 1e6, "Network, sent", "MB/s"),
+        }
     return {name: png for name, png in pictures.items() if png}
 
 
@@ -178,6 +196,26 @@ def _speed(points: Points) -> bytes | None:
         return None
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    return _png(axes)
+
+
+def _usage(
+    nodes: Mapping[str, Points], attempts: Sequence[float], key: str, unit: float, title: str, label: str
+) -> bytes | None:
+    measured = {name: series(lines, "elapsed", key) for name, lines in nodes.items()}
+    measured = {name: pair for name, pair in measured.items() if pair[0]}
+    if not measured:
+        return None
+    axes = _axes(title, label)
+    scale = _time_axis(axes, [at for times, _ in measured.values() for at in times])
+    for index, (name, (times, values)) in enumerate(measured.items()):
+        colour, dash = look(index)
+        _curve(axes, [at / scale for at in times], [v / unit for v in values], color=colour, linestyle=dash, label=name)
+    for began in attempts:
+        axes.axvline(began / scale, color=MUTED, linewidth=0.9, linestyle=":")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    if 1 < len(measured) <= MOST_NAMED:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(measured), 3), handlelength=1.2)
     return _png(axes)
 
 

@@ -101,7 +101,7 @@ def test_money_is_exported_where_there_are_prices(monkeypatch, tmp_path):
     prices = {"currency": "EUR", "groups": {"head": {"perHour": 3.6}}}
     monkeypatch.setenv(cost.PRICES, json.dumps(prices))
     monkeypatch.setenv(cost.BUDGET, "5")
-    record = Record(tmp_path / "r1")
+    record = Record(tmp_path)
     record.add_node({"time": 1000.0, "node": "a", "alive": True, "pod": "p", "group": "head", "spot": False})
     exporter = metrics.Exporter(record, Config(epochs=1))
     exporter.event({"event": "run_started", "process_created": 1000.0, "time": 1001.0})

@@ -515,3 +515,56 @@ def test_the_page_does_not_change_when_it_is_made_again(finished: Record) -> Non
     before = page.write(finished).read_bytes()
     finished.add_event({"event": "report_written", "seconds": 1.5})  # as a run does after its report
     assert page.write(finished).read_bytes() == before
+
+
+COST = {
+    "currency": "EUR",
+    "total": 1.42,
+    "productive": 1.27,
+    "parts": {"productive": 1.27, "other": 0.15},
+    "per_epoch": 0.71,
+    "per_hour": 0.0,
+    "pods": [{"pod": "r1-cpu-7", "group": "cpu", "begins": BEGAN, "ends": BEGAN + 90, "per_hour": 0.7, "cost": 1.42}],
+    "sources": {"cpu": "a price list, 2026-11"},
+}
+
+
+def test_the_page_of_a_run_on_a_cluster_has_its_machines_and_its_cost(tmp_path: Path) -> None:
+    record = make(tmp_path / "r1")
+    add_attempt(record)
+    pod = {
+        "pod": "r1-cpu-7",
+        "group": "cpu",
+        "spot": True,
+        "node": "node-9",
+        "instance_type": "m5.large",
+        "zone": "eu-1a",
+    }
+    started = {
+        "attempt": 2,
+        "started_at": BEGAN + 300,
+        "workers": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "pods": [pod],
+    }
+    add_line(record.file(layout.EVENTS), time=BEGAN + 300, event="training_started", **started)
+    node = {"node": "n1", "alive": True, "pod": "r1-cpu-7", "group": "cpu", "spot": True}
+    record.add_node({"time": BEGAN + 60, **node})
+    record.add_node({"time": BEGAN + 130, **node, "alive": False, "reason": "node was drained"})
+    for at in (70, 85):
+        record.add_usage({"time": BEGAN + at, "node": "n1", "cpu": 0.5, "memory_bytes": 2**30})
+    finish(record, cost=COST)
+    text = Page(page.write(record)).text
+    assert "1.42 EUR, of which 1.27 trained (89%); 0.71 an epoch" in text
+    assert "r1-cpu-7 cpu node-9 m5.large eu-1a yes 60.0 s 2:10 node was drained" in text
+    assert "a price list, 2026-11" in text
+    drawn = {file.stem for file in record.file(layout.PLOTS).iterdir()}
+    assert {"cpu", "memory"} <= drawn
+    assert not {"gpu", "network"} & drawn  # nobody measured them
+
+
+def test_a_run_without_machines_or_prices_shows_neither(finished: Record) -> None:
+    text = Page(page.write(finished)).text
+    assert "What it cost" not in text
+    assert "Nothing was measured" in text

@@ -40,3 +40,15 @@ def test_a_loss_that_is_no_finite_number_is_not_drawn(loss):
 
 def test_runs_are_compared_by_epoch_time_and_loss():
     assert set(plots.of_runs({"a": POINTS, "b": POINTS})) == set(plots.COMPARISON_PICTURES)
+
+
+def test_how_busy_nodes_were_has_a_line_for_each_and_a_mark_for_each_attempt(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_png", lambda axes: drawn.append(axes) or b"png")
+    lines = [{"elapsed": float(at), "cpu": at / 100, "memory_bytes": 2**30} for at in (10, 20, 30)]
+    assert set(plots.of_usage({"a": lines, "b": lines[:2]}, [15.0, 25.0])) == {"cpu", "memory"}
+    cpu = drawn[0]
+    assert [list(line.get_ydata()) for line in cpu.get_lines()[:2]] == [[10.0, 20.0, 30.0], [10.0, 20.0]]
+    assert [line.get_xdata()[0] for line in cpu.get_lines()[2:]] == [15.0, 25.0]
+    assert [text.get_text() for text in cpu.get_legend().get_texts()] == ["a", "b"]
+    assert plots.of_usage({}, []) == {}
