@@ -212,7 +212,7 @@ def test_the_command_line_is_this_and_no_more():
             ]
         ),
         "evaluate": sorted([*common, "--data", "--json", "--storage", "--tasks"]),
-        "report": ["--context", "--namespace", "--output", "--storage"],
+        "report": ["--all", "--context", "--namespace", "--output", "--storage"],
         "checkpoints": ["--keep", "--storage"],
         "config": sorted([*common, "--schema"]),
         "submit": sorted(

@@ -159,8 +159,17 @@ def test_grace_periods_are_longer_than_rays_drain(manifests):
             assert 30 <= drain <= template["spec"]["terminationGracePeriodSeconds"] - 30
 
 
+# What says which pod it is, and what only the driver needs.
+OF_THE_POD = {"TRAINER_GROUP", "TRAINER_SPOT", "TRAINER_INSTANCE_TYPE"}
+OF_THE_DRIVER = {"TRAINER_PRICES", "TRAINER_BUDGET", "TRAINER_BUDGET_STOP"}
+
+
 def test_all_ray_pods_have_the_same_environment(manifests):
-    environments = [env(template) for name, template in pods(manifests) if name != "submitter"]
+    environments = [
+        {key: value for key, value in env(template).items() if key not in OF_THE_POD | OF_THE_DRIVER}
+        for name, template in pods(manifests)
+        if name != "submitter"
+    ]
     assert all(environment == environments[0] for environment in environments)
     assert {"RAY_health_check_period_ms", "RAY_health_check_timeout_ms", "RAY_health_check_failure_threshold"} <= set(
         environments[0]

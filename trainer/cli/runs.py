@@ -64,7 +64,8 @@ def evaluate(
 
 
 def report(
-    targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
+    targets: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Names or folders of runs.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="One page that lists all runs of the storage.")] = False,
     runs: Runs = "runs",
     output: Annotated[
         Path | None,
@@ -75,13 +76,22 @@ def report(
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """Make a run's report again from its record, or compare several runs on one page.
+    """Make a run's report again from its record, compare several runs on one page, or list all of a storage on one.
 
     A run that is not in the storage is taken from the cluster, as far as its log has it.
     """
     from trainer.observe import page
 
     storage = store.normalise(runs)
+    if every == bool(targets):
+        raise ConfigError("report: give runs, or --all for a page of all of them", "trainer list names them")
+    if every or targets is None:
+        from trainer.cluster.records import rows
+        from trainer.observe import index
+
+        listed = [row.as_dict() for row in rows(storage)]
+        say(f"Report: {place(index.write(listed, storage, output))}")
+        return
     with tempfile.TemporaryDirectory() as scratch:
         records = [_find(target, storage, Path(scratch), context, namespace) for target in targets]
         from_log = any(record.folder.parent == Path(scratch) for record in records)

@@ -62,6 +62,7 @@ class RunRow:
     """A run in a list; None is what is not known. Times are seconds since 1970, `test_accuracy` is a fraction.
 
     `where` is its storage or namespace, `record` the place of its record, and `seen_at` when its numbers were read.
+    What follows `record` is known of runs that have ended; `goodput` is a fraction, `cost` an amount of `currency`.
     """
 
     run: str
@@ -74,6 +75,13 @@ class RunRow:
     seen_at: float | None = None
     where: str = ""
     record: str | None = None
+    test_loss: float | None = None
+    wall_s: float | None = None
+    goodput: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    workers: int | None = None
+    attempts: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""

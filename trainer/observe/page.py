@@ -363,11 +363,12 @@ def _data_uri(png: bytes) -> str:
 def _render(template: str, pictures: Mapping[str, bytes], **names: Any) -> bytes:
     embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.USAGE_PICTURES, *plots.COMPARISON_PICTURES))
     embedded |= {name: _data_uri(png) for name, png in pictures.items()}
-    return _templates().get_template(template).render(pictures=embedded, **names).encode()
+    return templates().get_template(template).render(pictures=embedded, **names).encode()
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Return the pages' templates, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,

@@ -1,6 +1,7 @@
 """Runs by the records in a storage."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.points import EPOCH
@@ -67,9 +68,18 @@ def test_an_odd_config_is_a_damaged_row(make, tmp_path, config):
 def test_a_row_has_epochs_accuracy_and_times(make, tmp_path):
     make("a", FINISHED)
     place = str(tmp_path)
-    assert records.rows(place) == [
-        RunRow("a", "finished", 2, CONFIG.epochs, 0.9, 0.0, 60.0, 60.0, place, f"{place}/a"),
-    ]
+    (row,) = records.rows(place)
+    known = RunRow("a", "finished", 2, CONFIG.epochs, 0.9, 0.0, 60.0, 60.0, place, f"{place}/a")
+    assert row == replace(known, test_loss=row.test_loss)
+
+
+def test_a_row_has_what_the_result_says_of_time_and_money(make, tmp_path):
+    spent = {"total": 1.5, "currency": "EUR"}
+    more = {"test_loss": 0.3, "goodput": {"goodput": 0.75, "wall": 80.0}, "cost": spent, "workers": 2, "attempt": 3}
+    make("a", {**FINISHED, **more})
+    (row,) = records.rows(str(tmp_path))
+    assert (row.test_loss, row.goodput, row.wall_s, row.cost, row.currency) == (0.3, 0.75, 80.0, 1.5, "EUR")
+    assert (row.workers, row.attempts) == (2, 3)
 
 
 def test_rows_are_newest_first(make, tmp_path):
