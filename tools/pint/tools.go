@@ -1,0 +1,5 @@
+//go:build tools
+
+package pint
+
+import _ "github.com/cloudflare/pint/cmd/pint"
