@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from support.charts import ROOT, render
+from typer.main import get_command
 
+from trainer.cli.main import app
 from trainer.observe.metrics import METRICS
 
 CHART = ROOT / "helm" / "monitoring"
@@ -99,3 +102,84 @@ def test_each_alert_has_a_case_in_which_it_begins_and_ends():
                 if fires and quiet and min(quiet) < min(fires) and max(quiet) > max(fires):
                     proven.add(name)
     assert proven == set(alerts())
+
+
+def shown_by():
+    """For each alert, the labels of those that fire in its cases."""
+    labels = {}
+    for file in CASES:
+        for written in yaml.safe_load(file.read_text()):
+            for name, moments in written["alerts"].items():
+                labels.setdefault(name, []).extend(set(each) for firing in moments.values() for each in firing)
+    return labels
+
+
+def test_each_alert_says_what_where_how_bad_and_what_to_do():
+    labels = shown_by()
+    for name, rule in alerts().items():
+        texts = rule["annotations"]
+        assert set(texts) == {"summary", "description", "runbook_url"}, name
+        assert texts["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+        assert rule["labels"]["severity"] in ("info", "warning", "critical"), name
+        said = texts["summary"] + texts["description"]
+        assert "{{ $labels.namespace }}" in said or name.startswith("KubeRay"), name
+        assert "$labels.run" in said or name.startswith("KubeRay"), name
+        # a label that some of them lack is asked for first
+        certain = set.intersection(*labels[name])
+        optional = set(re.findall(r"{{ with \$labels\.(\w+) }}", said))
+        named = set(re.findall(r"\$labels\.(\w+)", said))
+        assert named - optional <= certain | {each for each in named if "{{ else }}{{ $labels." + each in said}, name
+
+
+def test_no_rule_has_a_threshold_that_no_value_sets():
+    assert "${" not in json.dumps(rules())
+
+
+def test_no_rule_needs_kube_state_metrics_or_a_metric_that_no_run_has():
+    expressions = " ".join(rule["expr"] for group in rules() for rule in group["rules"])
+    assert re.findall(r"\bkube_\w+", expressions) == []
+    assert set(re.findall(r"\bray_trainer_\w+", expressions)) <= {metric.exported for metric in METRICS}
+    recorded = {rule["record"] for group in rules() for rule in group["rules"] if "record" in rule}
+    assert set(re.findall(r"\btraining:[\w:]+", expressions)) <= recorded
+
+
+def test_alerts_can_be_left_out_changed_and_labelled():
+    values = {"disabled": ["TrainingSlow"], "labels": {"team": "ml"}, "clusterLabel": "k8s"}
+    values["override"] = {"TrainingStalled": {"for": "1h", "severity": "critical"}, "KubeRayAbsent": {"for": "1m"}}
+    changed, before = alerts(values), alerts()
+    assert set(before) - set(changed) == {"TrainingSlow"}
+    assert (changed["TrainingStalled"]["for"], changed["TrainingStalled"]["labels"]["severity"]) == ("1h", "critical")
+    assert (changed["KubeRayAbsent"]["for"], changed["KubeRayAbsent"]["labels"]["severity"]) == ("1m", "critical")
+    assert {rule["labels"]["team"] for rule in changed.values()} == {"ml"}
+    assert "by (k8s, namespace, run)" in changed["TrainingStalled"]["expr"]
+    assert rules({"enabled": False}) == []
+
+
+def test_a_file_whose_alerts_are_all_left_out_makes_no_rules():
+    names = [group["name"] for group in rules({"disabled": ["KubeRayAbsent", "KubeRayReconcileErrors"]})]
+    assert names == ["training.job", "training.ray", "training.recorded", "training.run"]
+
+
+def test_rules_can_be_selected_by_labels_of_their_own():
+    made = render({"labels": {"release": "prometheus"}, "alerts": {"ruleLabels": {"role": "rules"}}}, "monitoring")
+    found = [manifest["metadata"]["labels"] for manifest in made if manifest["kind"] == "PrometheusRule"]
+    assert {(labels["release"], labels["role"]) for labels in found} == {("prometheus", "rules")}
+    assert all("role" not in m["metadata"]["labels"] for m in made if m["kind"] == "PodMonitor")
+
+
+def test_each_alert_has_its_heading_in_the_runbook_and_each_heading_its_alert():
+    chapter = RUNBOOK.read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^### (\w+)$", chapter, re.MULTILINE)) == sorted(alerts())
+    sections = re.split(r"^### ", chapter, flags=re.MULTILINE)[1:]
+    without_command = [text.split()[0] for text in sections if "```sh" not in text and "```promql" not in text]
+    assert without_command == []
+
+
+def test_the_runbooks_commands_exist_with_their_options():
+    commands = get_command(app).commands
+    lines = re.findall(r"^trainer .*", RUNBOOK.read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        _, name, *words = shlex.split(line.split("|")[0], comments=True)
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
