@@ -190,7 +190,7 @@ def _alerts(chart: Path) -> list[str]:
         "",
         "What `helm/monitoring` makes Prometheus watch. Each alert links to what it means and what to do about it.",
         "A threshold is a value of the chart: `alerts.thresholds.NAME`; *after* and severity: `alerts.override.ALERT`.",
-        "Alerts about jobs and the operator need the operator's metrics (`metrics.serviceMonitor.enabled` in its values);",
+        "Alerts about jobs and the operator need the operator's metrics (`metrics.serviceMonitor.enabled`);",
         "none needs kube-state-metrics. `alerts.disabled` leaves alerts out, `alerts.enabled: false` all rules.",
         "",
     ]

@@ -62,8 +62,9 @@ def test_every_value_changes_what_is_rendered(path):
         ({"alerts": {"thresholds": {"stalled": "1m"}}}, "stalled"),
         ({"alerts": {"thresholds": {"stalledAfter": "soon"}}}, "stalledAfter"),
         ({"alerts": {"thresholds": {"slowShare": 50}}}, "slowShare"),
-        ({"alerts": {"labels": {"severity": "page"}}}, "labels"),
+        ({"alerts": {"labels": {"severity": "page"}}}, "severity"),
         ({"alerts": {"clusterLabel": ""}}, "clusterLabel"),
+        ({"tests": {"prometheusUrl": "prometheus:9090"}}, "prometheusUrl"),
     ],
     ids=json.dumps,
 )
@@ -110,3 +111,11 @@ def test_all_namespaces_are_read_unless_some_are_named():
     by_default, named = (monitors(values)[0]["spec"]["namespaceSelector"] for values in ({}, KITCHEN_SINK))
     assert by_default == {"any": True}
     assert named == {"matchNames": ["team-a", "team-b"]}
+
+
+def test_no_pod_can_say_that_its_series_are_of_another_namespace():
+    # that is what honorLabels would allow; the operator may, as its series are about others' jobs
+    for monitor in monitors({}):
+        assert not any(endpoint.get("honorLabels") for endpoint in monitor["spec"]["podMetricsEndpoints"])
+    operator = yaml.safe_load((ROOT / "k8s" / "platform" / "kuberay-operator.yaml").read_text())
+    assert operator["metrics"]["serviceMonitor"] == {"enabled": True, "honorLabels": True}
