@@ -1,8 +1,11 @@
+// pint, which checks Prometheus' rules, in one version: `make pint` builds it.
 module pint
 
 go 1.26.0
 
-require github.com/cloudflare/pint v0.87.0
+tool github.com/cloudflare/pint/cmd/pint
+
+require github.com/cloudflare/pint v0.87.0 // indirect
 
 require (
 	github.com/agext/levenshtein v1.2.1 // indirect

@@ -49,7 +49,7 @@ def check_monitors(prometheus, monitors):
     if missing:
         raise WrongError(
             f"monitors: Prometheus does not read {', '.join(missing)}",
-            "set `labels` to what its podMonitorSelector asks for; podMonitorNamespaceSelector must allow the namespace",
+            "set `labels` to what podMonitorSelector asks for; podMonitorNamespaceSelector must allow the namespace",
         )
     return f"monitors: {', '.join(monitors)}"
 

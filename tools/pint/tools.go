@@ -1,5 +1,0 @@
-//go:build tools
-
-package pint
-
-import _ "github.com/cloudflare/pint/cmd/pint"
