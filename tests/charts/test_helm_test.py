@@ -13,7 +13,7 @@ import yaml
 from support.charts import ROOT, clusters, one, render, values_of
 from support.pod_security import violations
 
-CHECK = ROOT / "helm" / "monitoring" / "tests" / "check.py"
+CHECK = ROOT / "helm" / "monitoring" / "check.py"
 HEAD, WORKER = (f"podMonitor/monitoring/monitoring-{part}" for part in ("head", "worker"))
 TARGET = {"scrapePool": f"{HEAD}/0", "health": "up", "labels": {"pod": "tea", "namespace": "a", "endpoint": "metrics"}}
 GOOD = {
