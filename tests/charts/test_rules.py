@@ -17,7 +17,6 @@ from trainer.observe.metrics import METRICS
 
 CHART = ROOT / "helm" / "monitoring"
 CASES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
-DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())["alerts"]
 RUNBOOK = ROOT / "docs" / "runbook.md"
 PRICES = {"ray_trainer_cost", "ray_trainer_budget"}  # of runs with prices: not declared yet
 
@@ -143,6 +142,15 @@ def test_no_rule_needs_kube_state_metrics_or_a_metric_that_no_run_has():
     assert undeclared == PRICES
     recorded = {rule["record"] for group in rules() for rule in group["rules"] if "record" in rule}
     assert set(re.findall(r"\btraining:[\w:]+", expressions)) <= recorded
+
+
+def test_no_rule_mixes_runs_of_two_namespaces_or_kubernetes_clusters():
+    for group in rules({"clusterLabel": "k8s"}):
+        for rule in group["rules"]:
+            clauses = re.findall(r"\b(?:by|on) \(([^)]*)\)", rule["expr"])
+            wanted = "k8s, controller" if rule.get("alert") == "KubeRayReconcileErrors" else "k8s, namespace"
+            assert [clause for clause in clauses if not clause.startswith(wanted)] == [], rule
+            assert clauses or rule.get("alert") in ("KubeRayAbsent", "TrainingSlow") or "record" in rule, rule
 
 
 def test_alerts_can_be_left_out_changed_and_labelled():
