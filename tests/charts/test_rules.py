@@ -61,17 +61,27 @@ def expectation(name, moment, labels):
     }
 
 
+def recorded(written):
+    """All series that the recording rules make in a case, five minutes after its start."""
+    samples = [{"labels": series, "value": value} for series, value in written["recorded"].items()]
+    return {"expr": '{__name__=~"training:.+"}', "eval_time": "5m", "exp_samples": samples}
+
+
 def case(written):
     """A case of rules/*.yaml as a test of promtool."""
+    if "recorded" in written:
+        expected = [recorded(written)]
+    else:
+        expected = [
+            expectation(name, moment, labels)
+            for name, moments in written["alerts"].items()
+            for moment, labels in moments.items()
+        ]
     return {
         "name": written["name"],
         "interval": written.get("every", "1m"),
         "input_series": [{"series": series, "values": values} for series, values in written["series"].items()],
-        "promql_expr_test": [
-            expectation(name, moment, labels)
-            for name, moments in written["alerts"].items()
-            for moment, labels in moments.items()
-        ],
+        "promql_expr_test": expected,
     }
 
 
@@ -96,7 +106,7 @@ def test_each_alert_has_a_case_in_which_it_begins_and_ends():
     proven = set()
     for file in CASES:
         for written in yaml.safe_load(file.read_text()):
-            for name, moments in written["alerts"].items():
+            for name, moments in written.get("alerts", {}).items():
                 fires = [minutes(moment) for moment, labels in moments.items() if labels]
                 quiet = [minutes(moment) for moment, labels in moments.items() if not labels]
                 if fires and quiet and min(quiet) < min(fires) and max(quiet) > max(fires):
@@ -104,12 +114,20 @@ def test_each_alert_has_a_case_in_which_it_begins_and_ends():
     assert proven == set(alerts())
 
 
+def test_each_recording_rule_has_a_case():
+    cases = [written for file in CASES for written in yaml.safe_load(file.read_text())]
+    series = [series for written in cases for series in written.get("recorded", {})]
+    assert {each.split("{")[0] for each in series} == {
+        rule["record"] for group in rules() for rule in group["rules"] if "record" in rule
+    }
+
+
 def shown_by():
     """For each alert, the labels of those that fire in its cases."""
     labels = {}
     for file in CASES:
         for written in yaml.safe_load(file.read_text()):
-            for name, moments in written["alerts"].items():
+            for name, moments in written.get("alerts", {}).items():
                 labels.setdefault(name, []).extend(set(each) for firing in moments.values() for each in firing)
     return labels
 
