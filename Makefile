@@ -23,7 +23,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 # What `make generate` writes.
-GENERATED := docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
+GENERATED := docs/alerts.md docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
   helm/training/values.schema.json k8s/rayjob.yaml
 
 ##@ Use
@@ -119,6 +119,15 @@ lint: .venv/.ready-dev ## ruff, mypy, shellcheck, and helm lint where helm is in
 	$(BIN)/mypy
 	$(BIN)/shellcheck --external-sources --severity=style k8s/deploy.sh .ci/run tools/pictures.sh
 	@if command -v helm > /dev/null; then helm lint --quiet helm/*; else echo "helm is not installed: no helm lint"; fi
+
+.PHONY: pint
+pint: .venv/.ready-dev .tools/bin/pint ## lint the alerts with pint, built once by Go in minutes: PROMETHEUS=url also asks it for their series
+	@PROMETHEUS="$(PROMETHEUS)" $(BIN)/python -m tools.lint_rules
+
+.tools/bin/pint: tools/pint/go.mod tools/pint/go.sum
+	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
+	cd tools/pint && go build -o "$(CURDIR)/$@" github.com/cloudflare/pint/cmd/pint
+	@touch $@
 
 .PHONY: generate
 generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, k8s/rayjob.yaml

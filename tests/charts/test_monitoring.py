@@ -1,5 +1,7 @@
 """The chart `monitoring`: what Prometheus reads is what training offers."""
 
+import copy
+import json
 import re
 
 import pytest
@@ -19,22 +21,55 @@ def test_every_object_is_valid(values):
         pytest.skip(str(reason))
 
 
+def monitors(values):
+    """The monitors among all that the chart makes."""
+    return [manifest for manifest in render(values, "monitoring") if manifest["kind"] == "PodMonitor"]
+
+
+def at(values, path):
+    """The value at a path."""
+    for key in path:
+        values = values[key]
+    return values
+
+
 def test_the_kitchen_sink_sets_every_key_to_another_value():
-    assert set(KITCHEN_SINK) == set(DEFAULTS)
-    assert [key for key in DEFAULTS if KITCHEN_SINK[key] == DEFAULTS[key]] == []
+    same = [path for path in leaves(DEFAULTS) if at(KITCHEN_SINK, path) == at(DEFAULTS, path)]
+    assert same == [path for path in leaves(DEFAULTS) if path[-1] == "enabled"]  # without them the others do nothing
 
 
 @pytest.mark.parametrize("path", list(leaves(KITCHEN_SINK)), ids=".".join)
 def test_every_value_changes_what_is_rendered(path):
-    without = {key: value for key, value in KITCHEN_SINK.items() if key != path[0]}
-    assert render(without, "monitoring") != render(KITCHEN_SINK, "monitoring")
+    changed = copy.deepcopy(KITCHEN_SINK)
+    if path[-1] == "enabled":
+        at(changed, path[:-1])["enabled"] = False
+    else:
+        del at(changed, path[:-1])[path[-1]]
+    assert render(changed, "monitoring") != render(KITCHEN_SINK, "monitoring")
 
 
 @pytest.mark.parametrize(
-    "values", [{"namespace": ["a"]}, {"interval": "soon"}, {"dropLabels": ["a-b"]}, {"namespaces": [""]}], ids=str
+    ("values", "named"),
+    [
+        ({"namespace": ["a"]}, "namespace"),
+        ({"interval": "soon"}, "interval"),
+        ({"dropLabels": ["a-b"]}, "dropLabels"),
+        ({"namespaces": [""]}, "namespaces"),
+        ({"alerts": {"disabled": ["TrainingStaled"]}}, "TrainingStalled"),
+        ({"alerts": {"override": {"TrainingStaled": {"for": "1m"}}}}, "TrainingStaled"),
+        ({"alerts": {"override": {"TrainingSlow": {"after": "1m"}}}}, "after"),
+        ({"alerts": {"override": {"TrainingSlow": {"for": "1 minute"}}}}, "for"),
+        ({"alerts": {"thresholds": {"stalled": "1m"}}}, "stalled"),
+        ({"alerts": {"thresholds": {"stalledAfter": "soon"}}}, "stalledAfter"),
+        ({"alerts": {"thresholds": {"slowShare": 50}}}, "slowShare"),
+        ({"alerts": {"labels": {"severity": "page"}}}, "severity"),
+        ({"alerts": {"clusterLabel": ""}}, "clusterLabel"),
+        ({"tests": {"prometheusUrl": "prometheus:9090"}}, "prometheusUrl"),
+    ],
+    ids=json.dumps,
 )
-def test_a_typo_is_refused(values, refused):
-    assert next(iter(values)) in refused(values, "monitoring")
+def test_a_typo_is_refused(values, named, refused):
+    assert named in refused(values, "monitoring")
 
 
 @pytest.mark.parametrize("component", ["head", "worker"])
@@ -51,28 +86,36 @@ def test_monitors_select_every_metrics_port_of_training(component):
 
 
 def test_monitors_of_heads_do_not_select_workers_nor_the_other_way_round():
-    selectors = [m["spec"]["selector"]["matchLabels"] for m in render({}, "monitoring")]
+    selectors = [m["spec"]["selector"]["matchLabels"] for m in monitors({})]
     assert len({selector["app.kubernetes.io/component"] for selector in selectors}) == len(selectors) == 2
 
 
 def test_noise_is_dropped_and_what_tells_processes_apart_stays():
-    for monitor in render({}, "monitoring"):
+    for monitor in monitors({}):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             rules = {rule["action"]: re.compile(rule["regex"]) for rule in endpoint["metricRelabelings"]}
-            assert rules["labeldrop"].fullmatch("SessionName")
+            assert rules["labeldrop"].fullmatch("Version")
             assert rules["drop"].fullmatch("ray_grpc_server_req_process_time_ms_bucket")
-            for label in ("WorkerId", "pod", "run", "rank"):
-                assert not rules["labeldrop"].fullmatch(label)
+            for label in ("WorkerId", "SessionName", "pod", "run", "rank"):
+                assert not rules["labeldrop"].fullmatch(label)  # Ray's own dashboards filter by SessionName
             for series in ("ray_train_controller_state", "ray_node_gpus_utilization", "ray_train_loss"):
                 assert not rules["drop"].fullmatch(series)
 
 
 def test_each_series_says_whose_pod_it_is_of():
-    for monitor in render({}, "monitoring"):
+    for monitor in monitors({}):
         assert monitor["spec"]["podTargetLabels"] == ["app.kubernetes.io/instance", "ray.io/cluster", "ray.io/group"]
 
 
 def test_all_namespaces_are_read_unless_some_are_named():
-    by_default, named = (render(values, "monitoring")[0]["spec"]["namespaceSelector"] for values in ({}, KITCHEN_SINK))
+    by_default, named = (monitors(values)[0]["spec"]["namespaceSelector"] for values in ({}, KITCHEN_SINK))
     assert by_default == {"any": True}
     assert named == {"matchNames": ["team-a", "team-b"]}
+
+
+def test_no_pod_can_say_that_its_series_are_of_another_namespace():
+    # that is what honorLabels would allow; the operator may, as its series are about others' jobs
+    for monitor in monitors({}):
+        assert not any(endpoint.get("honorLabels") for endpoint in monitor["spec"]["podMetricsEndpoints"])
+    operator = yaml.safe_load((ROOT / "k8s" / "platform" / "kuberay-operator.yaml").read_text())
+    assert operator["metrics"]["serviceMonitor"] == {"enabled": True, "honorLabels": True}

@@ -28,7 +28,7 @@ RUN = "fashion-mnist"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run deploy first and uninstall last."""
     order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
-    order += ["test_submit", "test_doctor", "test_uninstall"]
+    order += ["test_alerts", "test_submit", "test_doctor", "test_uninstall"]
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 
 
@@ -90,7 +90,8 @@ class Prometheus:
     """The cluster's, at a port of this machine. Answers are values by the label ``run``."""
 
     def __init__(self, port: int):
-        self._api = f"http://127.0.0.1:{port}/api/v1"
+        self.url = f"http://127.0.0.1:{port}"
+        self._api = f"{self.url}/api/v1"
 
     def now(self, query: str) -> dict[str, float]:
         """What a query gives at this moment."""
@@ -106,6 +107,17 @@ class Prometheus:
     def jobs(self) -> set[str]:
         """Names of the scrape jobs of the configuration that is in force."""
         return set(re.findall(r"job_name: (\S+)", self._get("status/config")["yaml"]))
+
+    def alert_waits(self, name: str) -> float | None:
+        """The seconds that an alert's condition must hold before it fires, if Prometheus knows the alert."""
+        return next((rule["duration"] for rule in self._rules() if rule["name"] == name), None)
+
+    def broken_rules(self) -> dict[str, str]:
+        """What is wrong with the rules that it fails to evaluate, by name."""
+        return {rule["name"]: rule.get("lastError", "") for rule in self._rules() if rule["health"] == "err"}
+
+    def _rules(self) -> list[dict[str, Any]]:
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def _get(self, what: str, **parameters: Any) -> Any:
         with urllib.request.urlopen(f"{self._api}/{what}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:

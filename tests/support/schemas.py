@@ -33,6 +33,11 @@ CUSTOM = {
         "github.com/prometheus-operator/prometheus-operator",
         "monitoring.coreos.com_podmonitors.yaml",
     ),
+    "PrometheusRule": (
+        "PROMETHEUS_STACK_CHART",
+        "github.com/prometheus-operator/prometheus-operator",
+        "monitoring.coreos.com_prometheusrules.yaml",
+    ),
 }
 VERSION = {
     "github.com/ray-project/kuberay/ray-operator": PLATFORM["KUBERAY_OPERATOR_VERSION"],
