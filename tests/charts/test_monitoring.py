@@ -11,6 +11,10 @@ KITCHEN_SINK = yaml.safe_load((ROOT / "tests" / "charts" / "kitchen-sink" / "mon
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())
 
 
+def monitors(values):
+    return [manifest for manifest in render(values, "monitoring") if manifest["kind"] == "PodMonitor"]
+
+
 @pytest.mark.parametrize("values", [{}, KITCHEN_SINK], ids=["defaults", "kitchen-sink"])
 def test_every_object_is_valid(values):
     try:
@@ -51,12 +55,12 @@ def test_monitors_select_every_metrics_port_of_training(component):
 
 
 def test_monitors_of_heads_do_not_select_workers_nor_the_other_way_round():
-    selectors = [m["spec"]["selector"]["matchLabels"] for m in render({}, "monitoring")]
+    selectors = [m["spec"]["selector"]["matchLabels"] for m in monitors({})]
     assert len({selector["app.kubernetes.io/component"] for selector in selectors}) == len(selectors) == 2
 
 
 def test_noise_is_dropped_and_what_tells_processes_apart_stays():
-    for monitor in render({}, "monitoring"):
+    for monitor in monitors({}):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             rules = {rule["action"]: re.compile(rule["regex"]) for rule in endpoint["metricRelabelings"]}
             assert rules["labeldrop"].fullmatch("SessionName")
@@ -68,11 +72,11 @@ def test_noise_is_dropped_and_what_tells_processes_apart_stays():
 
 
 def test_each_series_says_whose_pod_it_is_of():
-    for monitor in render({}, "monitoring"):
+    for monitor in monitors({}):
         assert monitor["spec"]["podTargetLabels"] == ["app.kubernetes.io/instance", "ray.io/cluster", "ray.io/group"]
 
 
 def test_all_namespaces_are_read_unless_some_are_named():
-    by_default, named = (render(values, "monitoring")[0]["spec"]["namespaceSelector"] for values in ({}, KITCHEN_SINK))
+    by_default, named = (monitors(values)[0]["spec"]["namespaceSelector"] for values in ({}, KITCHEN_SINK))
     assert by_default == {"any": True}
     assert named == {"matchNames": ["team-a", "team-b"]}

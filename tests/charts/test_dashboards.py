@@ -1,0 +1,293 @@
+"""The boards of `helm/monitoring`: what Grafana's linter asks for, queries that parse, and the ConfigMaps."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from support.charts import ROOT, render
+
+from tools.dashboards import queries
+from tools.dashboards.__main__ import BOARDS, FOLDER
+from tools.dashboards.queries import Range, expressions, fill, panels, variables
+from trainer.observe.metrics import METRICS
+
+NAMES = list(BOARDS)
+FILES = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in NAMES}
+DEFAULTS = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())["dashboards"]
+HOUR = Range(1_700_000_000, 1_700_003_600)
+# In the time range, in the dialog, in the row's first line and so on: no query.
+WITHOUT_QUERY = {"row", "text"}
+
+
+@pytest.fixture(params=NAMES)
+def board(request):
+    return FILES[request.param]
+
+
+def all_panels(board):
+    return [each for panel in board["panels"] for each in [panel, *panel.get("panels", [])] if each["type"] != "row"]
+
+
+def filled(board):
+    """Every expression of a board with its place, variables filled in."""
+    values = variables(board, HOUR, lambda *_: [{"metric": {"run": "tea", "ray_io_cluster": "tea-x7k2p"}}], {})
+    return [(place, fill(expression, values)) for place, expression in expressions(board)]
+
+
+# --- What Grafana's linter asks for -----------------------------------------------------------------------------------
+
+
+def test_the_files_are_what_the_code_makes():
+    assert {path.stem for path in FOLDER.iterdir()} == set(NAMES)
+    assert [name for name in NAMES if BOARDS[name]() != FILES[name]] == []
+
+
+def test_boards_have_uids_of_their_own_and_one_tag():
+    assert len({board["uid"] for board in FILES.values()}) == len(FILES)
+    assert {tag for board in FILES.values() for tag in board["tags"]} == {"fashion-mnist-on-ray"}
+
+
+def test_a_board_is_classic_json_that_nobody_edits(board):
+    assert 39 <= board["schemaVersion"] <= 41
+    assert board["editable"] is False
+    assert board["description"]
+    used = {panel["type"] for panel in all_panels(board)}
+    assert used <= {"timeseries", "stat", "table", "bargauge", "text"}
+
+
+def test_every_panel_has_a_title_a_description_and_a_unit(board):
+    for panel in all_panels(board):
+        assert panel["title"], panel["id"]
+        assert panel["description"], panel["title"]
+        if panel["type"] != "text":
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+def test_titles_and_ids_are_unique_on_a_board(board):
+    titles = [panel["title"] for panel in all_panels(board)]
+    assert sorted(titles) == sorted(set(titles))
+    ids = [panel["id"] for panel in [*board["panels"], *all_panels(board)] if panel["type"] != "row"]
+    assert len(set(ids)) == len(all_panels(board))
+
+
+def test_panels_do_not_overlap(board):
+    taken = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_every_query_asks_the_chosen_data_source(board):
+    asked = [*panels(board), *(target for panel in panels(board) for target in panel["targets"])]
+    asked += [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+    asked += board["annotations"]["list"]
+    assert {each["datasource"]["uid"] for each in asked} == {"${datasource}"}
+    first = board["templating"]["list"][0]
+    assert (first["type"], first["query"], first["name"]) == ("datasource", "prometheus", "datasource")
+
+
+def test_every_panel_but_text_has_queries_with_a_letter_each(board):
+    for panel in all_panels(board):
+        if panel["type"] != "text":
+            letters = [target["refId"] for target in panel["targets"]]
+            assert letters, panel["title"]
+            assert len(letters) == len(set(letters)), panel["title"]
+
+
+def test_variables_find_what_was_there_in_the_time_range(board):
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            assert variable["refresh"] == 2, variable["name"]  # on a change of the time range
+            assert "last_over_time(" in queries.question(variable)
+            assert "[$__range]" in queries.question(variable)
+
+
+def test_boards_about_a_run_choose_runs_newest_first():
+    for name in ("runs", "run", "resources", "goodput-cost"):
+        (run,) = [each for each in FILES[name]["templating"]["list"] if each["name"] == "run"]
+        assert "sort_desc(max by (run) (last_over_time(ray_trainer_start_timestamp_seconds" in queries.question(run)
+        assert run["multi"] == run["includeAll"] == (name in ("runs", "goodput-cost"))
+
+
+def test_rates_are_over_what_grafana_finds_right(board):
+    for place, expression in expressions(board):
+        windows = re.findall(r"\b(?:rate|irate)\((?:[^()\[\]]|\{[^}]*\})*\[([^\]]+)\]", expression)
+        assert set(windows) <= {"$__rate_interval"}, place
+
+
+def test_counters_of_ray_that_begin_with_their_first_event_are_in_no_rate(board):
+    late = r"\b(?:rate|increase|delta|changes)\((?:ray_memory_manager|ray_node_manager|ray_node_failure|kueue_evicted)"
+    assert [place for place, expression in expressions(board) if re.search(late, expression)] == []
+
+
+def test_no_query_needs_what_is_not_installed_or_forgotten_by_ray(board):
+    never = r"\bkube_\w+|ray_train_controller_state|ray_train_worker_group_\w+|container_spec_\w+"
+    assert [place for place, expression in expressions(board) if re.search(never, expression)] == []
+
+
+def test_tables_show_runs_that_have_ended():
+    for name in ("runs", "goodput-cost"):
+        (table,) = [panel for panel in panels(FILES[name]) if panel["title"] == "Runs"]
+        live_only = [t["expr"] for t in table["targets"] if "last_over_time" not in t["expr"]]
+        assert all("ray_trainer_eta_seconds" in expression for expression in live_only)
+        assert all(target["instant"] and target["format"] == "table" for target in table["targets"])
+
+
+# --- Metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_training_metric_in_a_query_is_declared(board):
+    declared = {metric.exported for metric in METRICS}
+    used = {name for _, expression in expressions(board) for name in re.findall(r"\bray_trainer_\w+", expression)}
+    assert used - declared == set()
+
+
+def test_every_training_metric_is_on_some_board():
+    text = json.dumps(FILES)
+    assert [metric.exported for metric in METRICS if not re.search(rf"\b{metric.exported}\b", text)] == []
+
+
+def test_every_part_of_the_time_has_a_name_and_a_color():
+    from tools.dashboards.promql import PARTS
+    from trainer.observe import goodput
+
+    assert set(PARTS) == set(goodput.PARTS)
+
+
+def test_every_query_parses(board, tmp_path):
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not installed")
+    rules = [{"record": f"board:query_{number}", "expr": each} for number, (_, each) in enumerate(filled(board))]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_variable_is_left_and_the_groups_of_a_replacement_stay():
+    assert fill('label_replace(x{run=~"$run"}, "a", "$1", "b", "(.+)")', {"run": "tea"}).count("$") == 1
+    assert fill("$run ${run}_x $run_s", {"run": "tea", "run_s": "s"}) == "tea tea_x s"
+    with pytest.raises(KeyError, match="nobody"):
+        fill("$nobody", {})
+
+
+def test_every_variable_is_used(board):
+    text = " ".join(expression for _, expression in expressions(board))
+    names = {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
+    assert {name for name in names if not re.search(rf"\${name}\b", text)} == set()
+
+
+# --- Links ------------------------------------------------------------------------------------------------------------
+
+
+def test_boards_lead_to_each_other_with_the_run_and_the_time(board):
+    (link,) = board["links"]
+    assert (link["type"], link["tags"]) == ("dashboards", ["fashion-mnist-on-ray"])
+    assert link["includeVars"]
+    assert link["keepTime"]
+
+
+def test_a_runs_name_leads_to_its_board():
+    links = re.findall(r"/d/([\w-]+)\?[^\"]*", json.dumps(FILES))
+    assert "trainer-run" in links
+    assert set(links) <= {board["uid"] for board in FILES.values()}
+    variables_there = {each["name"] for each in FILES["run"]["templating"]["list"]}
+    for address in re.findall(r"/d/trainer-run\?([^\"]*)", json.dumps(FILES)):
+        assert set(re.findall(r"var-(\w+)=", address)) <= variables_there
+        assert "${__url_time_range}" in address
+
+
+# --- The chart --------------------------------------------------------------------------------------------------------
+
+
+def config_maps(dashboards):
+    found = render({"dashboards": dashboards}, "monitoring")
+    return {m["metadata"]["name"]: m for m in found if m["kind"] == "ConfigMap"}
+
+
+def content(config_map):
+    ((name, text),) = config_map["data"].items()
+    assert name.startswith("training-")
+    assert name.endswith(".json")  # a sidecar reads no other file
+    return json.loads(text)
+
+
+def test_each_board_is_a_config_map_that_the_sidecar_finds():
+    found = config_maps({})
+    assert set(found) == {f"monitoring-dashboard-{name}" for name in NAMES}
+    for name in NAMES:
+        config_map = found[f"monitoring-dashboard-{name}"]
+        assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert config_map["metadata"]["annotations"] == {"grafana_folder": "Training"}
+        assert content(config_map) == FILES[name]
+        assert len(json.dumps(config_map)) < 1024 * 1024 / 4  # etcd takes a MiB
+
+
+def test_the_platforms_grafana_looks_for_what_the_chart_sets():
+    stack = yaml.safe_load((ROOT / "k8s" / "platform" / "kube-prometheus-stack.yaml").read_text())
+    sidecar = stack["grafana"]["sidecar"]["dashboards"]
+    assert {sidecar["label"]: sidecar["labelValue"]} == DEFAULTS["labels"]
+    assert sidecar["folderAnnotation"] == DEFAULTS["folderAnnotation"]
+    assert sidecar["provider"]["foldersFromFilesStructure"] is True
+    assert sidecar["searchNamespace"] == "ALL"
+
+
+def test_every_board_can_be_left_out():
+    assert config_maps({"enabled": False}) == {}
+    assert set(DEFAULTS["boards"]) == set(NAMES)
+    for name in NAMES:
+        assert f"monitoring-dashboard-{name}" not in config_maps({"boards": {name: False}})
+        assert len(config_maps({"boards": {name: False}})) == len(NAMES) - 1
+
+
+def test_labels_folder_and_namespace_are_the_values():
+    values = {"labels": {"find": "yes", "grafana_dashboard": None}, "folder": "", "annotations": {"team": "1"}}
+    for config_map in config_maps({**values, "namespace": "grafana"}).values():
+        meta = config_map["metadata"]
+        assert meta["namespace"] == "grafana"
+        assert meta["labels"]["find"] == "yes"
+        assert "grafana_dashboard" not in meta["labels"]
+        assert meta["annotations"] == {"team": "1"}
+    assert "annotations" not in config_maps({"folder": ""})["monitoring-dashboard-run"]["metadata"]
+
+
+def test_boards_open_with_the_data_source_of_the_values():
+    for config_map in config_maps({"datasource": "prom-1"}).values():
+        first = content(config_map)["templating"]["list"][0]
+        assert first["current"] == {"selected": False, "text": "prom-1", "value": "prom-1"}
+    assert (
+        content(config_maps({})["monitoring-dashboard-run"])["templating"]["list"][0]["current"]["value"] == "default"
+    )
+
+
+def test_links_of_the_values_come_after_those_of_the_boards():
+    logs = {"title": "Logs", "url": "https://logs.example.org/?run=${run}&from=1"}
+    for config_map in config_maps({"links": [logs]}).values():
+        between, own = content(config_map)["links"]
+        assert between["type"] == "dashboards"
+        assert {key: own[key] for key in logs} == logs
+        assert own["type"] == "link"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"enable": True},
+        {"boards": {"run": "no"}},
+        {"boards": {"other": True}},
+        {"links": [{"title": "x", "url": "javascript:1"}]},
+    ],
+    ids=str,
+)
+def test_a_typo_in_the_values_of_dashboards_is_refused(values, refused):
+    assert next(iter(values)) in refused({"dashboards": values}, "monitoring")
