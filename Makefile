@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 # What `make generate` writes.
 GENERATED := docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
-  helm/training/values.schema.json k8s/rayjob.yaml
+  helm/training/values.schema.json helm/monitoring/dashboards k8s/rayjob.yaml
 
 ##@ Use
 
@@ -121,13 +121,20 @@ lint: .venv/.ready-dev ## ruff, mypy, shellcheck, and helm lint where helm is in
 	@if command -v helm > /dev/null; then helm lint --quiet helm/*; else echo "helm is not installed: no helm lint"; fi
 
 .PHONY: generate
-generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, k8s/rayjob.yaml
+generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, boards, k8s/rayjob.yaml
 	@$(BIN)/python -m tools.docs
 	@$(BIN)/python -m tools.manifests
+	@$(BIN)/python -m tools.dashboards
 
 .PHONY: pictures
 pictures: ## draw the pictures of docs/architecture.md from docs/pictures/*.dot (Graphviz, by npm)
 	@tools/pictures.sh
+
+.PHONY: dashboards-check dashboards-pictures
+dashboards-check: .venv/.ready-dev ## hold the boards of helm/monitoring against Grafana's types (TypeScript, by npm)
+	@$(BIN)/python -m tools.dashboard_pictures check
+dashboards-pictures: .venv/.ready-dev ## draw the boards with Grafana's components: PROMETHEUS=url RUN=tea FROM=2026-11-27T08:00 TO=...
+	@PROMETHEUS="$(PROMETHEUS)" RUN="$(RUN)" FROM="$(FROM)" TO="$(TO)" BOARDS="$(BOARDS)" $(BIN)/python -m tools.dashboard_pictures draw
 
 .PHONY: record-sessions
 record-sessions: .venv/.ready ## record the terminal sessions of docs/submit.md on the cluster of make deploy: SESSIONS="good"

@@ -32,6 +32,7 @@ from tools.dashboards.promql import (
 from tools.dashboards.runs import TO_RUN
 
 TEAM = "app_kubernetes_io_instance"  # the release of helm/training that a run belongs to
+HOURS = "suffix: h"
 GOOD = thresholds("red", (0.5, "orange"), (0.8, "green"))
 NO_PRICES = "No prices: set workerGroups.*.price and head.price in the values of helm/training"
 PAID = ever("paid_worker_seconds", MANY)
@@ -70,16 +71,16 @@ def _numbers() -> list[Json]:
             limits=GOOD,
         ),
         stat(
-            "Worker-hours paid",
+            "Worker-hours",
             "Hours that pods of workers existed, whether they trained or waited.",
-            "h",
+            HOURS,
             query(f"sum({PAID}) / 3600", now=True),
             decimals=2,
         ),
         stat(
-            "Worker-hours that trained",
+            "Hours that trained",
             "Of those, the hours that trained what counts.",
-            "h",
+            HOURS,
             query(f"sum({TRAINED}) / 3600", now=True),
             decimals=2,
             color=fixed("green"),
@@ -116,7 +117,7 @@ def _numbers() -> list[Json]:
         stat(
             "Lost worker-hours",
             "Worker-hours of runs that ended before their last step.",
-            "h",
+            HOURS,
             query(f"(sum({PAID} and on ({RUN}) {ended_early(MANY)}) or vector(0)) / 3600", now=True),
             decimals=2,
             limits=thresholds("green", (0.01, "orange")),
@@ -124,7 +125,7 @@ def _numbers() -> list[Json]:
         stat(
             "Idle GPU-hours",
             "Hours in which a GPU of a Ray pod was used less than 5 %, in the time range.",
-            "h",
+            HOURS,
             query(f"sum(sum_over_time(({idle})[$__range:1m])) / 60", now=True),
             decimals=2,
             limits=thresholds("green", (1, "orange")),
@@ -193,12 +194,12 @@ def _table() -> Json:
         more=[query(f"{ever('step', MANY, TEAM)}", table=True)],
         size=(24, 9),
         looks=[
-            override("Run", links=[TO_RUN]),
+            override("Run", links=[TO_RUN], custom__minWidth=140),
             override(
                 "State",
                 mappings=value_names(STATES),
                 custom__cellOptions={"type": "color-background", "mode": "basic"},
-                custom__width=115,
+                custom__width=105,
             ),
             *(
                 override(
@@ -210,21 +211,27 @@ def _table() -> Json:
                     thresholds=GOOD,
                     color={"mode": "thresholds"},
                     custom__cellOptions={"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
-                    custom__width=150,
+                    custom__width=140,
                 )
                 for name in ("Goodput", "Workers' goodput")
             ),
-            override("Worker-hours", unit="h", decimals=2),
-            override("Cost", decimals=2),
-            override("Trained", decimals=2),
-            override("Per epoch", decimals=3),
+            override("Worker-hours", unit=HOURS, decimals=2, custom__width=105),
+            override("Cost", decimals=2, custom__width=80),
+            override("Trained", decimals=2, custom__width=80),
+            override("Per epoch", decimals=3, custom__width=85),
             override(
                 "Of its budget",
                 unit="percentunit",
                 decimals=0,
                 thresholds=thresholds("green", (0.8, "orange"), (1, "red")),
                 custom__cellOptions={"type": "color-text"},
+                custom__width=110,
             ),
+            override("Lost workers", custom__width=105),
+            override("Preemptions", custom__width=105),
+            override("Currency", custom__width=85),
+            override("Team", custom__width=115),
+            override("Namespace", custom__width=115),
         ],
         sort=("Worker-hours", True),
         no_value="No run in this time range",

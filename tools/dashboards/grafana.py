@@ -88,8 +88,11 @@ def time_series(
     steps: bool = False,
     legend: Sequence[str] = (),
     limits: Json | None = None,
-    least: float | None = None,
     most: float | None = None,
+    fill: int = 0,
+    decimals: int | None = None,
+    zero: bool = True,
+    count: bool = False,
     log: bool = False,
     no_value: str = "",
     overrides: Iterable[Json] = (),
@@ -97,30 +100,30 @@ def time_series(
 ) -> Json:
     """Return curves over time. `legend`: reductions that it lists beside the names, as a table.
 
-    `least` and `most` bound the axis; `limits` are thresholds, drawn as dashed lines; `rename` is a regular expression
-    and what a name that matches becomes.
+    `most` bounds the axis, which begins at 0 unless `zero` is false. `limits` are thresholds, drawn as dashed lines.
+    `fill`: opacity of the area below. `count`: it is a whole number, often 0. `rename` is a regular expression, and
+    what a name that matches becomes.
     """
     custom = {
         "drawStyle": "line",
         "lineInterpolation": "stepAfter" if steps else "linear",
         "lineWidth": 1 if stack else 2,
-        "fillOpacity": 45 if stack else 6,
-        "gradientMode": "none",
+        "fillOpacity": 45 if stack else fill,
+        "gradientMode": "none" if stack else "opacity",
         "showPoints": "never",
         "spanNulls": 60_000,
         "stacking": {"mode": "normal" if stack else "none", "group": "A"},
-        "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
-        "axisSoftMin": 0,
+        "scaleDistribution": {"type": "log", "log": 2} if log else {"type": "linear"},
+        **({} if log or not zero else {"axisSoftMin": 0}),
+        **({"axisSoftMax": 1} if count else {}),
         "thresholdsStyle": {"mode": "dashed" if limits else "off"},
     }
-    if least is not None or log:
-        del custom["axisSoftMin"]
     defaults = {
         "unit": unit,
         "color": {"mode": "palette-classic"},
         "custom": custom,
+        **({"decimals": 0 if count else decimals} if count or decimals is not None else {}),
         **({"thresholds": limits} if limits else {}),
-        **({"min": least} if least is not None else {}),
         **({"max": most} if most is not None else {}),
         **({"noValue": no_value} if no_value else {}),
     }
@@ -177,7 +180,7 @@ def stat(
         gridPos={"w": size[0], "h": size[1]},
         fieldConfig={"defaults": defaults, "overrides": []},
         options={
-            "colorMode": "background" if fill else "value",
+            "colorMode": "background_solid" if fill else "value",
             "graphMode": "area" if curve and not targets[0]["instant"] else "none",
             "justifyMode": "center",
             "orientation": "auto",
@@ -226,9 +229,11 @@ def bar_gauge(
             "showUnfilled": True,
             "valueMode": "color",
             "namePlacement": "left",
-            "sizing": "auto",
+            "sizing": "manual",
             "minVizHeight": 16,
+            "maxVizHeight": 28,
             "minVizWidth": 8,
+            "text": {"valueSize": 16},
         },
     )
 
@@ -260,6 +265,8 @@ def table(
             # the one frame of a single query keeps its plain name
             fields["Value" if len(targets) == 1 else f"Value #{chr(ord('A') + index)}"] = heading
             index += 1
+    # a cell without a value, while the default's is what an empty table says
+    empty = {"matcher": {"id": "byRegexp", "options": ".*"}, "properties": [{"id": "noValue", "value": "–"}]}
     defaults = {
         "unit": "none",
         "custom": {"align": "left", "filterable": False},
@@ -271,7 +278,7 @@ def table(
         description,
         targets,
         gridPos={"w": size[0], "h": size[1]},
-        fieldConfig={"defaults": defaults, "overrides": list(looks)},
+        fieldConfig={"defaults": defaults, "overrides": [empty, *looks]},
         options={
             "cellHeight": "sm",
             "showHeader": True,
@@ -360,12 +367,12 @@ def query_variable(name: str, label: str, description: str, expression: str, *, 
     }
 
 
-def annotation(name: str, color: str, expression: str, title: str, words: str) -> Json:
-    """Return marks in all curves of a board, where a query has a value."""
+def annotation(name: str, color: str, expression: str, title: str, words: str, *, shown: bool = True) -> Json:
+    """Return marks in all curves of a board, where a query has a value; not `shown`: until somebody asks for them."""
     return {
         "name": name,
         "datasource": DATASOURCE,
-        "enable": True,
+        "enable": shown,
         "hide": False,
         "iconColor": color,
         "expr": " ".join(expression.split()),

@@ -9,7 +9,7 @@ HERE = 'namespace=~"$namespace"'
 KUBERAY = 'controller=~"ray.*"'
 # What a RayJob says of itself, from good to bad.
 STATUSES = {
-    "": ("new", "super-light-purple"),
+    "New": ("new", "super-light-purple"),
     "Initializing": ("initializing", "purple"),
     "Waiting": ("waiting", "light-purple"),
     "Running": ("running", "blue"),
@@ -31,7 +31,7 @@ def platform() -> Json:
         rows={
             "": _numbers(),
             "RayJobs and Ray clusters": [_statuses(), _provisioning(), _jobs()],
-            "Autoscalers of Ray": [_nodes(), _node_failures(), _autoscaler_time()],
+            "Autoscalers of Ray": [_nodes(), _node_failures(), _nodes_started()],
             "KubeRay operator": [_reconciles(), _errors(), _reconcile_time(), _queue()],
             "Prometheus": [_targets(), _samples(), _scrape_time()],
         },
@@ -116,18 +116,19 @@ def _numbers() -> list[Json]:
 
 
 def _statuses() -> Json:
+    # KubeRay's word for a new one is none
+    series = f"kuberay_job_deployment_status{{{HERE}}}"
+    named = f'label_replace({series}, "deployment_status", "New", "deployment_status", "")'
     return time_series(
         "RayJobs by status",
         "KubeRay's word for each RayJob that exists, also for those that have ended and were not deleted.",
         "none",
-        query(f"count by (deployment_status) (kuberay_job_deployment_status{{{HERE}}})", "{{deployment_status}}"),
+        query(f"count by (deployment_status) ({named})", "{{deployment_status}}"),
         size=(8, 9),
         stack=True,
         steps=True,
-        overrides=[
-            override(name or "Value", displayName=words, color=fixed(color))
-            for name, (words, color) in STATUSES.items()
-        ],
+        count=True,
+        overrides=[override(name, displayName=words, color=fixed(color)) for name, (words, color) in STATUSES.items()],
         no_value="No RayJob in this time range",
     )
 
@@ -138,7 +139,7 @@ def _provisioning() -> Json:
         "From the creation of a Ray cluster to the moment when all its first pods ran: nodes, image, Ray's start.",
         "s",
         query(f"max by (name) (kuberay_cluster_provisioned_duration_seconds{{{HERE}}})", "{{name}}"),
-        size=(8, 9),
+        size=(7, 9),
         steps=True,
         no_value="No Ray cluster in this time range",
     )
@@ -156,9 +157,11 @@ def _jobs() -> Json:
             "Retries": "retry_count",
             "Took": query(f"max by (namespace, name, job_deployment_status, retry_count) ({last})", table=True),
         },
-        size=(8, 9),
+        size=(9, 9),
         looks=[
-            override("Took", unit="dthms"),
+            override("Namespace", custom__width=95),
+            override("Retries", custom__width=70),
+            override("Took", unit="dthms", custom__width=80),
             override(
                 "Ended as",
                 mappings=[
@@ -172,6 +175,7 @@ def _jobs() -> Json:
                     }
                 ],
                 custom__cellOptions={"type": "color-text"},
+                custom__width=90,
             ),
         ],
         sort=("Took", True),
@@ -195,6 +199,7 @@ def _nodes() -> Json:
         size=(8, 8),
         stack=True,
         steps=True,
+        count=True,
         no_value="No autoscaler runs",
     )
 
@@ -212,6 +217,7 @@ def _node_failures() -> Json:
         query(total("update_loop_exceptions"), "exceptions"),
         size=(8, 8),
         steps=True,
+        count=True,
         no_value="No autoscaler runs",
         overrides=[
             override("pods not created", color=fixed("red")),
@@ -221,7 +227,7 @@ def _node_failures() -> Json:
     )
 
 
-def _autoscaler_time() -> Json:
+def _nodes_started() -> Json:
     started = f"sum(autoscaler_started_nodes_total{{{HERE}}})"
     stopped = f"sum(autoscaler_stopped_nodes_total{{{HERE}}})"
     return time_series(
@@ -232,6 +238,7 @@ def _autoscaler_time() -> Json:
         query(stopped, "stopped"),
         size=(8, 8),
         steps=True,
+        count=True,
         no_value="No autoscaler runs",
     )
 
@@ -284,6 +291,7 @@ def _queue() -> Json:
         query('sum by (name) (workqueue_depth{name=~"ray.*"})', "{{name}}"),
         size=(6, 8),
         steps=True,
+        count=True,
         no_value="KubeRay is not seen",
     )
 
@@ -300,6 +308,7 @@ def _targets() -> Json:
         size=(8, 8),
         stack=True,
         steps=True,
+        count=True,
         overrides=[override("do not answer", color=fixed("red"))],
         no_value="No Ray pod in this time range",
     )

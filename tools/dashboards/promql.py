@@ -32,11 +32,11 @@ STATES = {
 # What the time of a run goes into: its name and color, the same on all boards.
 PARTS = {
     "productive": ("productive", "green"),
-    "redone": ("redone after a loss", "red"),
+    "redone": ("redone", "red"),
     "recovery": ("recovery", "semi-dark-red"),
-    "checkpoint_stall": ("waiting for a checkpoint", "yellow"),
+    "checkpoint_stall": ("checkpoints", "yellow"),
     "evaluation": ("evaluation", "blue"),
-    "start_up_pods": ("start: pods and nodes", "super-light-purple"),
+    "start_up_pods": ("start: pods", "super-light-purple"),
     "start_up_image": ("start: image", "light-purple"),
     "start_up_ray": ("start: Ray", "purple"),
     "start_up_imports": ("start: imports", "semi-dark-purple"),
@@ -134,19 +134,15 @@ def run_annotations() -> Sequence[Json]:
         _mark("Failures", "red", "worker_failures", "worker failure", "A worker was lost or failed."),
         _mark("Preemptions", "orange", "preemptions", "preemption", "A node was taken away."),
         _mark("Roll-backs", "purple", "rollbacks", "roll-back", "The loss was not finite."),
-        alert_annotation('run="$run"'),
+        alert_annotation('run="$run"', shown=True),
     ]
 
 
-def alert_annotation(about: str = OURS) -> Json:
-    """Return the marks of alerts, for as long as they fire."""
-    return annotation(
-        "Alerts",
-        "yellow",
-        f'ALERTS{{alertstate="firing", {about}}}',
-        "{{alertname}}",
-        "{{severity}} {{namespace}} {{run}}",
-    )
+def alert_annotation(about: str = OURS, *, shown: bool = False) -> Json:
+    """Return the marks of the moments in which alerts began to fire."""
+    firing = f'ALERTS{{alertstate="firing", {about}}}'
+    words = "{{severity}} {{namespace}} {{run}}"
+    return annotation("Alerts", "yellow", f"{firing} unless {firing} offset 1m", "{{alertname}}", words, shown=shown)
 
 
 def _mark(name: str, color: str, metric: str, title: str, words: str) -> Json:

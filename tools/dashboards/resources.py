@@ -86,7 +86,7 @@ def _numbers() -> list[Json]:
             limits=thresholds("green", (1, "orange")),
         ),
         stat(
-            "Waiting for resources",
+            "Cannot be placed",
             "Tasks and workers that Ray cannot place now.",
             "none",
             query(
@@ -101,7 +101,6 @@ def _numbers() -> list[Json]:
             query(f"avg(ray_node_gpus_utilization{{{CLUSTER}}})"),
             decimals=0,
             no_value="no GPU",
-            color=fixed("blue"),
         ),
     ]
 
@@ -197,6 +196,7 @@ def _unschedulable() -> Json:
         size=(8, 8),
         stack=True,
         steps=True,
+        count=True,
         no_value="Ray waits for nothing",
     )
 
@@ -222,6 +222,7 @@ def _kills() -> Json:
         query(_events("ray_node_manager_unexpected_worker_failure_total"), "lost"),
         size=(8, 8),
         steps=True,
+        count=True,
         overrides=[override("killed for memory", color=fixed("red")), override("lost", color=fixed("orange"))],
     )
 

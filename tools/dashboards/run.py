@@ -29,9 +29,9 @@ from tools.dashboards.promql import (
 )
 
 COMMANDS = """\
-`trainer status $run` where it stands, why it waits
-`trainer logs $run` what it says
-`trainer report $run` its page, also when the cluster is gone
+- `trainer status $run`: where it stands, and why it waits
+- `trainer logs $run`: what it says
+- `trainer report $run`: its page, also when the cluster is gone
 """
 PART_LOOKS = [override(part, displayName=words, color=fixed(color)) for part, (words, color) in PARTS.items()]
 
@@ -48,7 +48,8 @@ def run() -> Json:
             "Learning": [_loss(), _accuracy(), _learning_rate()],
             "Speed": [_samples(), _samples_per_worker(), _workers()],
             "Time": [_time(), _time_bars()],
-            "Checkpoints and failures": [_checkpoint_age(), _steps_unsaved(), _failures(), _attempts(), _storage()],
+            "Checkpoints": [_checkpoint_age(), _steps_unsaved(), _storage()],
+            "Failures": [_failures(), _attempts()],
         },
         annotations=run_annotations(),
         since="now-1h",
@@ -140,7 +141,10 @@ def _info() -> Json:
             ),
         },
         size=(16, 4),
-        looks=[override("Began", unit="dateTimeAsIso", custom__width=170)],
+        looks=[
+            *(override(name, custom__width=95) for name in ("Recipe", "Config", "Device", "Precision", "Version")),
+            override("Began", unit="dateTimeAsIso", custom__width=175),
+        ],
     )
 
 
@@ -157,6 +161,7 @@ def _loss() -> Json:
         query(now("train_loss", ONE), "train"),
         query(now("test_loss", ONE), "test"),
         size=(10, 9),
+        decimals=2,
         log=True,
         legend=["min", "lastNotNull"],
         overrides=[override("train", color=fixed("blue")), override("test", color=fixed("orange"))],
@@ -170,6 +175,8 @@ def _accuracy() -> Json:
         "percentunit",
         query(now("test_accuracy", ONE), "test accuracy"),
         size=(7, 9),
+        fill=20,
+        zero=False,
         steps=True,
         legend=["max", "lastNotNull"],
         overrides=[override("test accuracy", color=fixed("green"))],
@@ -183,6 +190,7 @@ def _learning_rate() -> Json:
         "none",
         query(now("learning_rate", ONE), "learning rate"),
         size=(7, 9),
+        fill=20,
         legend=["max", "lastNotNull"],
         overrides=[override("learning rate", color=fixed("purple"))],
     )
@@ -195,6 +203,7 @@ def _samples() -> Json:
         "short",
         query(now("samples_per_second", ONE), "all workers"),
         size=(8, 8),
+        fill=20,
         overrides=[override("all workers", color=fixed("blue"))],
     )
 
@@ -206,6 +215,7 @@ def _samples_per_worker() -> Json:
         "short",
         query(f"{now('samples_per_second', ONE)} / {now('workers', ONE)}", "one worker"),
         size=(8, 8),
+        fill=20,
         overrides=[override("one worker", color=fixed("blue"))],
     )
 
@@ -219,6 +229,7 @@ def _workers() -> Json:
         query(now("workers_wanted", ONE), "wanted"),
         size=(8, 8),
         steps=True,
+        count=True,
         overrides=[
             override("there", color=fixed("blue"), custom__fillOpacity=30),
             override("wanted", color=fixed("orange"), custom__lineStyle={"fill": "dash", "dash": [8, 6]}),
@@ -227,12 +238,15 @@ def _workers() -> Json:
 
 
 def _time() -> Json:
+    productive, lost = (f'{ONE}, part{sign}"productive"' for sign in ("=", "!="))
     return time_series(
         "Time by part",
         "Time since the run began, by what it went into; green is what trained.",
         "s",
-        query(now("time_seconds", ONE, "part"), "{{part}}"),
+        query(f"{now('time_seconds', productive, 'part')} > 0", "{{part}}"),
+        query(f"{now('time_seconds', lost, 'part')} > 0", "{{part}}"),
         size=(14, 10),
+        decimals=0,
         stack=True,
         overrides=PART_LOOKS,
     )
@@ -256,6 +270,7 @@ def _checkpoint_age() -> Json:
         "s",
         query(f"time() - {now('checkpoint_timestamp_seconds', ONE)}", "age"),
         size=(8, 8),
+        fill=20,
         overrides=[override("age", color=fixed("orange"))],
     )
 
@@ -267,6 +282,7 @@ def _steps_unsaved() -> Json:
         "none",
         query(f"{now('step', ONE)} - {now('checkpoint_step', ONE)}", "steps"),
         size=(8, 8),
+        fill=20,
         overrides=[override("steps", color=fixed("orange"))],
     )
 
@@ -280,8 +296,9 @@ def _failures() -> Json:
         query(now("worker_failures", ONE), "worker failures"),
         query(now("preemptions", ONE), "preemptions"),
         query(now("rollbacks", ONE), "roll-backs"),
-        size=(8, 8),
+        size=(12, 7),
         steps=True,
+        count=True,
         overrides=[
             override("worker failures", color=fixed("red")),
             override("preemptions", color=fixed("orange")),
@@ -296,8 +313,10 @@ def _attempts() -> Json:
         "How many times workers were started for this run.",
         "none",
         query(now("attempt", ONE), "attempt"),
-        size=(8, 6),
+        size=(12, 7),
+        fill=20,
         steps=True,
+        count=True,
         overrides=[override("attempt", color=fixed("blue"))],
     )
 
@@ -308,7 +327,7 @@ def _storage() -> Json:
         "1 while checkpoints cannot be saved. Training goes on until `checkpoint.max_outage_s`.",
         "bool_yes_no",
         query(now("storage_away", ONE), "storage away"),
-        size=(8, 6),
+        size=(8, 8),
         steps=True,
         most=1,
         overrides=[override("storage away", color=fixed("red"), custom__fillOpacity=60)],

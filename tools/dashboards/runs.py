@@ -159,7 +159,7 @@ def _table() -> Json:
                 "State",
                 mappings=value_names(STATES),
                 custom__cellOptions={"type": "color-background", "mode": "basic"},
-                custom__width=115,
+                custom__width=105,
             ),
             override(
                 "Progress",
@@ -169,14 +169,14 @@ def _table() -> Json:
                 decimals=0,
                 color=fixed("blue"),
                 custom__cellOptions={"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
-                custom__width=170,
+                custom__width=140,
             ),
-            override("To go", unit="dthms", custom__width=90),
-            override("Accuracy", unit="percentunit", decimals=2, custom__width=95),
-            override("Test loss", decimals=3, custom__width=90),
-            override("Samples/s", unit="short", decimals=1, custom__width=100),
-            override("Workers", custom__width=80),
-            override("Attempt", custom__width=80),
+            override("To go", unit="dthms", custom__width=85),
+            override("Accuracy", unit="percentunit", decimals=2, custom__width=85),
+            override("Test loss", decimals=3, custom__width=85),
+            override("Samples/s", unit="short", decimals=1, custom__width=90),
+            override("Workers", custom__width=75),
+            override("Attempt", custom__width=75),
             override(
                 "Goodput",
                 unit="percentunit",
@@ -185,9 +185,12 @@ def _table() -> Json:
                 custom__cellOptions={"type": "color-text"},
                 custom__width=85,
             ),
-            override("Cost", decimals=2, custom__width=75),
-            override("Currency", custom__width=85),
-            override("Began", unit="dateTimeAsIso", custom__width=165),
+            override("Cost", decimals=2, custom__width=70),
+            override("Currency", custom__width=80),
+            override("Recipe", custom__width=90),
+            override("Device", custom__width=70),
+            override("Began", unit="dateTimeAsIso", custom__width=155),
+            override("Namespace", custom__width=105),
         ],
         sort=("Began", True),
         no_value="No run in this time range",
@@ -201,8 +204,7 @@ def _accuracy() -> Json:
         "percentunit",
         query(now("test_accuracy", MANY), "{{run}}"),
         size=(12, 9),
-        least=None,
-        most=1,
+        zero=False,
         steps=True,
     )
 
@@ -214,6 +216,7 @@ def _loss() -> Json:
         "none",
         query(now("train_loss", MANY), "{{run}}"),
         size=(12, 9),
+        decimals=2,
         log=True,
     )
 
@@ -237,6 +240,7 @@ def _workers() -> Json:
         size=(8, 8),
         stack=True,
         steps=True,
+        count=True,
     )
 
 
@@ -249,6 +253,7 @@ def _cores() -> Json:
         query(f"sum by (Name) ({used})", "{{Name}}"),
         size=(8, 8),
         steps=True,
+        count=True,
     )
 
 
@@ -300,5 +305,6 @@ def _alerts_over_time() -> Json:
         size=(12, 8),
         stack=True,
         steps=True,
+        count=True,
         no_value="No alert fired in this time range",
     )
