@@ -11,7 +11,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fashion-mnist-on-ray:$(VERSION)
 TORCH ?= cuda
 ENV ?= kind
-# It also reads CONTEXT, PATIENCE_S and YES.
+# It also reads CONTEXT, PATIENCE_S, PORT and YES.
 DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" PYTHON="$(PYTHON)" k8s/deploy.sh
 LOCK := -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 # uv, if this machine has it; else a copy of its own in .uv, from PyPI, by hash.
@@ -54,6 +54,12 @@ install-charts: ## helm/training and helm/monitoring, and an object store on kin
 	@$(DEPLOY) install-charts
 wait-ready: ## wait until all of it is ready, and say what is waited for
 	@$(DEPLOY) wait-ready
+
+.PHONY: grafana prometheus
+grafana: ## the boards of runs, at a port of this machine: PORT=3000
+	@$(DEPLOY) grafana
+prometheus: ## Prometheus, at a port of this machine: PORT=9090
+	@$(DEPLOY) prometheus
 
 .PHONY: image
 image: ## build the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
