@@ -8,20 +8,18 @@ import subprocess
 import pytest
 import yaml
 from support.charts import ROOT, render
+from support.dashboards import FILES, PRICED, WITHOUT_ANSWER, reason, targets
 
 from tools.dashboards import queries
 from tools.dashboards.__main__ import BOARDS, FOLDER
-from tools.dashboards.promql import PARTS
-from tools.dashboards.queries import Range, expressions, fill, panels, variables
+from tools.dashboards.promql import MANY, PARTS, STATES, ended_early, rise, state
+from tools.dashboards.queries import Range, fill, panels, questions, variables
 from trainer.observe import goodput
 from trainer.observe.metrics import METRICS
 
 NAMES = list(BOARDS)
-FILES = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in NAMES}
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())["dashboards"]
 HOUR = Range(1_700_000_000, 1_700_003_600)
-# Exported where prices are set.
-PRICED = {f"ray_trainer_{name}" for name in ("price_per_hour", "cost", "productive_cost", "budget")}
 
 
 @pytest.fixture(params=NAMES)
@@ -34,9 +32,9 @@ def all_panels(board):
 
 
 def filled(board):
-    """Every expression of a board with its place, variables filled in."""
+    """Every expression of a board, variables filled in."""
     values = variables(board, HOUR, lambda *_: [{"metric": {"run": "tea", "ray_io_cluster": "tea-x7k2p"}}], {})
-    return [(place, fill(expression, values)) for place, expression in expressions(board)]
+    return [fill(each.expression, values) for each in questions(board)]
 
 
 # --- What Grafana's linter asks for -----------------------------------------------------------------------------------
@@ -110,31 +108,33 @@ def test_variables_find_what_was_there_in_the_time_range(board):
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
             assert variable["refresh"] == 2, variable["name"]  # on a change of the time range
-            assert "last_over_time(" in queries.question(variable)
-            assert "[$__range]" in queries.question(variable)
+            assert "last_over_time(" in queries.options_query(variable)
+            assert "[$__range]" in queries.options_query(variable)
 
 
 def test_boards_about_a_run_choose_runs_newest_first():
     for name in ("runs", "run", "resources", "goodput-cost"):
         (run,) = [each for each in FILES[name]["templating"]["list"] if each["name"] == "run"]
-        assert "sort_desc(max by (run) (last_over_time(ray_trainer_start_timestamp_seconds" in queries.question(run)
+        assert "sort_desc(max by (run) (last_over_time(ray_trainer_start_timestamp_seconds" in queries.options_query(
+            run
+        )
         assert run["multi"] == run["includeAll"] == (name in ("runs", "goodput-cost"))
 
 
 def test_rates_are_over_what_grafana_finds_right(board):
-    for place, expression in expressions(board):
+    for place, expression, _ in questions(board):
         windows = re.findall(r"\b(?:rate|irate)\((?:[^()\[\]]|\{[^}]*\})*\[([^\]]+)\]", expression)
         assert set(windows) <= {"$__rate_interval"}, place
 
 
 def test_counters_of_ray_that_begin_with_their_first_event_are_in_no_rate(board):
     late = r"\b(?:rate|increase|delta|changes)\((?:ray_memory_manager|ray_node_manager|ray_node_failure|kueue_evicted)"
-    assert [place for place, expression in expressions(board) if re.search(late, expression)] == []
+    assert [place for place, expression, _ in questions(board) if re.search(late, expression)] == []
 
 
 def test_no_query_needs_what_is_not_installed_or_forgotten_by_ray(board):
     never = r"\bkube_\w+|ray_train_controller_state|ray_train_worker_group_\w+|container_spec_\w+"
-    assert [place for place, expression in expressions(board) if re.search(never, expression)] == []
+    assert [place for place, expression, _ in questions(board) if re.search(never, expression)] == []
 
 
 def test_tables_show_runs_that_have_ended():
@@ -150,7 +150,7 @@ def test_tables_show_runs_that_have_ended():
 
 def test_every_training_metric_in_a_query_is_declared(board):
     declared = {metric.exported for metric in METRICS}
-    used = {name for _, expression in expressions(board) for name in re.findall(r"\bray_trainer_\w+", expression)}
+    used = {name for _, expression, _ in questions(board) for name in re.findall(r"\bray_trainer_\w+", expression)}
     assert used - declared - PRICED == set()
 
 
@@ -166,11 +166,98 @@ def test_every_part_of_the_time_has_a_name_and_a_color():
 def test_every_query_parses(board, tmp_path):
     if not shutil.which("promtool"):
         pytest.skip("promtool is not installed")
-    rules = [{"record": f"board:query_{number}", "expr": each} for number, (_, each) in enumerate(filled(board))]
+    rules = [{"record": f"board:query_{number}", "expr": each} for number, each in enumerate(filled(board))]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
     done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_reason_for_no_answer_is_of_some_query_and_few_have_one():
+    all_of_them = [expression for board in FILES.values() for _, expression, _ in targets(board)]
+    reasons = [reason(expression) for expression in all_of_them]
+    assert {why for why in reasons if why} == set(WITHOUT_ANSWER.values())
+    assert reasons.count(None) > 0.7 * len(reasons)
+
+
+def evaluated(tmp_path, series, expression, *minutes):
+    """What an expression gives at each minute for series in the notation of promtool, by the label `run`."""
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not installed")
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    expr = " ".join(expression.split())
+    nothing = [{"labels": "{}", "value": -1}]  # so that promtool says what it got
+    asked = [{"expr": expr, "eval_time": f"{minute}m", "exp_samples": nothing} for minute in minutes]
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": asked}]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    answers = re.findall(r"got:(.*)", done.stdout + done.stderr)
+    assert len(answers) == len(minutes), done.stderr
+    samples = r'\{[^}]*run="([^"]+)"[^}]*\} ([^\s,]+)'
+    return [{run: float(value) for run, value in re.findall(samples, answer)} for answer in answers]
+
+
+HOUR_OF = {"namespace": ".+", "run": ".+", "__range": "1h"}
+
+
+def test_the_state_of_a_run_is_told_by_its_series_and_its_rayjob(tmp_path):
+    def step(run):
+        return f'ray_trainer_progress_ratio{{namespace="t", run="{run}", pod="{run}-head"}}'
+
+    def job(run, status):
+        return f'kuberay_job_deployment_status{{namespace="t", name="{run}", deployment_status="{status}"}}'
+
+    series = {
+        step("trains"): "0+0.01x60",
+        step("done"): "0+0.125x8 stale",
+        step("died"): "0+0.01x10 stale",
+        step("stopped"): "0+0.01x10 stale",
+        step("retried"): "0+0.01x10 stale",
+        job("trains", "Running"): "1x60",
+        job("done", "Complete"): "1x60",
+        job("died", "Running"): "1x10 stale",
+        job("died", "Failed"): "_x11 1x20 stale",  # and was deleted
+        job("retried", "Retrying"): "1x60",
+        job("new", ""): "1x60",
+        job("held", "Suspended"): "1x60",
+        job("refused", "ValidationFailed"): "1x60",
+    }
+    (states,) = evaluated(tmp_path, series, fill(state(MANY), HOUR_OF), 40)
+    assert {run: STATES[number][0] for run, number in states.items()} == {
+        "trains": "training",
+        "done": "finished",
+        "died": "failed",
+        "stopped": "stopped early",
+        "retried": "starting",
+        "new": "starting",
+        "held": "suspended",
+        "refused": "failed",
+    }
+    (early,) = evaluated(tmp_path, series, fill(ended_early(MANY), HOUR_OF), 40)
+    assert set(early) == {"died", "stopped"}
+
+
+def test_what_a_number_rose_by_is_over_all_pods_of_a_run(tmp_path):
+    # the head was lost after 30 minutes: the new one goes on from 1800
+    series = {
+        'ray_trainer_paid_worker_seconds{namespace="t", run="tea", pod="a"}': "0+60x30 stale",
+        'ray_trainer_paid_worker_seconds{namespace="t", run="tea", pod="b"}': "_x31 1860+60x60",
+        'ray_trainer_paid_worker_seconds{namespace="t", run="new", pod="c"}': "_x80 0+60x60",
+    }
+    (risen,) = evaluated(tmp_path, series, fill(rise("paid_worker_seconds", MANY, "1h"), HOUR_OF), 85)
+    assert risen == {"tea": 60 * 59, "new": 60 * 5}  # the window is open at its begin
+
+
+def test_a_new_attempt_is_marked_once_also_on_another_head(tmp_path):
+    (attempts,) = [each for each in FILES["run"]["annotations"]["list"] if each["name"] == "Attempts"]
+    series = {
+        'ray_trainer_attempt{namespace="t", run="tea", pod="a"}': "1x10 2x10 stale",
+        'ray_trainer_attempt{namespace="t", run="tea", pod="b"}': "_x25 3x10",
+    }
+    expression = fill(attempts["expr"], {"namespace": "t", "run": "tea"})
+    marked = [minute for minute, runs in enumerate(evaluated(tmp_path, series, expression, *range(36))) if runs]
+    assert marked == [11, 25]
 
 
 def test_no_variable_is_left_and_the_groups_of_a_replacement_stay():
@@ -181,7 +268,7 @@ def test_no_variable_is_left_and_the_groups_of_a_replacement_stay():
 
 
 def test_every_variable_is_used(board):
-    text = " ".join(expression for _, expression in expressions(board))
+    text = " ".join(expression for _, expression, _ in questions(board))
     names = {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
     assert {name for name in names if not re.search(rf"\${name}\b", text)} == set()
 

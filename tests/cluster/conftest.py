@@ -28,7 +28,7 @@ RUN = "fashion-mnist"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run deploy first and uninstall last."""
     order = ["test_deploy", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
-    order += ["test_submit", "test_doctor", "test_uninstall"]
+    order += ["test_submit", "test_doctor", "test_dashboards", "test_uninstall"]  # boards: with all runs before
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 
 
@@ -90,7 +90,8 @@ class Prometheus:
     """The cluster's, at a port of this machine. Answers are values by the label ``run``."""
 
     def __init__(self, port: int):
-        self._api = f"http://127.0.0.1:{port}/api/v1"
+        self.url = f"http://127.0.0.1:{port}"
+        self._api = f"{self.url}/api/v1"
 
     def now(self, query: str) -> dict[str, float]:
         """What a query gives at this moment."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -95,21 +96,19 @@ def draw() -> None:
 def _answered(board: Json, period: queries.Range, prometheus: queries.Prometheus, given: dict[str, str]) -> Json:
     """Return what page.jsx draws: a board, and what Prometheus has for it."""
     values = queries.variables(board, period, prometheus.at, given)
-    answers: dict[int, dict[str, list[Json]]] = {}
-    for panel in queries.panels(board):
-        answers[panel["id"]] = {}
-        for target in panel["targets"]:
-            series = queries.data(target, values, period, prometheus)
-            curves = [{"metric": s["metric"], "values": s.get("values") or [s["value"]]} for s in series]
-            answers[panel["id"]][target["refId"]] = curves
+    answers: dict[str, list[Json]] = {}
+    for each in queries.questions(board):
+        series = each.answer(values, period, prometheus)
+        answers[each.place] = [{"metric": s["metric"], "values": s.get("values") or [s["value"]]} for s in series]
     return {
         "board": board,
         "answers": answers,
         "marks": [
-            mark
+            {"color": each["iconColor"], **mark}
             for each in board["annotations"]["list"]
             if each["enable"]
-            for mark in _marks(each, values, period, prometheus)
+            for series in answers[f"annotation {each['name']}"]
+            for mark in _marks([float(at) for at, _ in series["values"]], period.step)
         ],
         "values": values,
         "from": period.begin * 1000,
@@ -119,19 +118,14 @@ def _answered(board: Json, period: queries.Range, prometheus: queries.Prometheus
     }
 
 
-def _marks(
-    annotation: Json, values: dict[str, str], period: queries.Range, prometheus: queries.Prometheus
-) -> list[dict[str, object]]:
-    """Return the stretches of time in which an annotation's query has a value, in milliseconds."""
-    marks: list[dict[str, object]] = []
-    for series in prometheus.over(queries.fill(annotation["expr"], values), period):
-        begin = end = None
-        for moment in [*(float(at) for at, _ in series["values"]), None]:
-            if end is not None and (moment is None or moment > end + period.step):
-                marks.append({"color": annotation["iconColor"], "begin": begin * 1000, "end": end * 1000})
-                begin = None
-            begin, end = moment if begin is None else begin, moment
-    return marks
+def _marks(moments: list[float], step: int) -> Iterator[dict[str, float]]:
+    """Yield the stretches of time, in milliseconds, in which an annotation's query has a value."""
+    begin = end = moments[0]
+    for moment in [*moments[1:], math.inf]:
+        if moment > end + step:
+            yield {"begin": begin * 1000, "end": end * 1000}
+            begin = moment
+        end = moment
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -52,7 +52,7 @@ function useFrames(panel) {
   const [frames, set] = React.useState(null);
   React.useEffect(() => {
     const raw = panel.targets.flatMap((target) => {
-      const series = answers[panel.id][target.refId];
+      const series = answers[`${panel.title} ${target.refId}`];
       if (!series.length) return [];
       return target.format === 'table' ? [rows(panel, target, series)] : series.map((each) => curve(target, each));
     });

@@ -107,8 +107,8 @@ def time_series(
     custom = {
         "drawStyle": "line",
         "lineInterpolation": "stepAfter" if steps else "linear",
-        "lineWidth": 1 if stack else 2,
-        "fillOpacity": 45 if stack else fill,
+        "lineWidth": 0 if stack else 2,  # a line of what is 0 would lie on the others
+        "fillOpacity": 70 if stack else fill,
         "gradientMode": "none" if stack else "opacity",
         "showPoints": "never",
         "spanNulls": 60_000,

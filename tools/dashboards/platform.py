@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.dashboards.grafana import Json, board, fixed, override, query, stat, table, thresholds, time_series
-from tools.dashboards.promql import alert_annotation, namespace_variable
+from tools.dashboards.promql import FAILED, alert_annotation, namespace_variable
 
 HERE = 'namespace=~"$namespace"'
 KUBERAY = 'controller=~"ray.*"'
@@ -18,6 +18,7 @@ STATUSES = {
     "Suspending": ("suspending", "light-yellow"),
     "Suspended": ("suspended", "yellow"),
     "Failed": ("failed", "red"),
+    "ValidationFailed": ("refused", "dark-red"),
 }
 
 
@@ -72,7 +73,7 @@ def _numbers() -> list[Json]:
             "RayJobs failed",
             "RayJobs that failed and are still there.",
             "none",
-            query(f'sum(kuberay_job_deployment_status{{{HERE}, deployment_status="Failed"}}) or vector(0)'),
+            query(f'sum(kuberay_job_deployment_status{{{HERE}, deployment_status=~"{FAILED}"}}) or vector(0)'),
             limits=thresholds("text", (1, "red")),
         ),
         stat(
@@ -184,22 +185,25 @@ def _jobs() -> Json:
 
 
 def _nodes() -> Json:
-    def nodes(kind: str) -> Json:
-        return query(
-            f"sum by (NodeType) (autoscaler_{kind}_nodes{{{HERE}}}) > 0", f"{{{{NodeType}}}} {kind.replace('_', ' ')}"
-        )
+    active = f"autoscaler_active_nodes{{{HERE}}}"
+
+    def others(kind: str) -> str:
+        # a kind that has no pods may have no series either
+        return f"sum(autoscaler_{kind}_nodes{{{HERE}}}) or (0 * sum({active}))"
 
     return time_series(
         "Nodes",
-        "Pods of each group as the autoscalers of all Ray clusters count them: active, pending, recently failed.",
+        "Pods as the autoscalers of all Ray clusters count them: active ones by group, those they wait for, and those "
+        "that failed recently.",
         "none",
-        nodes("active"),
-        nodes("pending"),
-        nodes("recently_failed"),
+        query(f"sum by (NodeType) ({active}) > 0", "{{NodeType}}"),
+        query(others("pending"), "pending"),
+        query(others("recently_failed"), "failed"),
         size=(8, 8),
         stack=True,
         steps=True,
         count=True,
+        overrides=[override("pending", color=fixed("purple")), override("failed", color=fixed("red"))],
         no_value="No autoscaler runs",
     )
 
@@ -304,7 +308,7 @@ def _targets() -> Json:
         " do not answer; see NOTES of helm/monitoring.",
         "none",
         query(f"count by (endpoint) ({up} == 1)", "{{endpoint}}"),
-        query(f"count({up} == 0)", "do not answer"),
+        query(f"count({up} == 0) or (0 * count({up}))", "do not answer"),
         size=(8, 8),
         stack=True,
         steps=True,

@@ -19,6 +19,7 @@ OURS = 'alertname=~"(Training|Ray|KubeRay).*"'
 # What a RayJob says of itself before it has ended; "" is KubeRay's word for new.
 COMING = "|Initializing|Waiting|Running|Retrying"
 SUSPENDED = "Suspending|Suspended"
+FAILED = "Failed|ValidationFailed"
 
 STATES = {
     0: ("starting", "purple"),
@@ -89,7 +90,7 @@ def state(runs: str) -> str:
         or ({now("progress_ratio", runs)} * 0 + 1)
         or ({jobs(COMING, runs)} * 0)
         or ({jobs(SUSPENDED, runs)} * 0 + 5)
-        or ({jobs("Failed", runs, past=True)} * 0 + 3)
+        or ({jobs(FAILED, runs, past=True)} * 0 + 3)
         or ({ever("progress_ratio", runs)} * 0 + 4)"""
 
 

@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools.dashboards.grafana import Json
 
@@ -41,6 +41,19 @@ class Range:
             "__interval": f"{self.step}s",
             "__rate_interval": f"{max(4 * SCRAPE_S, self.step + SCRAPE_S)}s",
         }
+
+
+class Question(NamedTuple):
+    """A query of a board: where it is, and whether it is asked at the end of the time range alone."""
+
+    place: str
+    expression: str
+    at_the_end: bool
+
+    def answer(self, values: Mapping[str, str], period: Range, prometheus: Prometheus) -> list[Json]:
+        """Return what it gets from Prometheus."""
+        expression = fill(self.expression, values)
+        return prometheus.at(expression, period.end) if self.at_the_end else prometheus.over(expression, period)
 
 
 class QueryError(Exception):
@@ -82,19 +95,19 @@ def panels(board: Json) -> Iterator[Json]:
                 yield each
 
 
-def expressions(board: Json) -> Iterator[tuple[str, str]]:
-    """Yield every query of a board with where it is: panels, variables, annotations."""
+def questions(board: Json) -> Iterator[Question]:
+    """Yield every query of a board: of variables, annotations and panels."""
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
-            yield f"variable {variable['name']}", question(variable)
+            yield Question(f"variable {variable['name']}", options_query(variable), True)
     for mark in board["annotations"]["list"]:
-        yield f"annotation {mark['name']}", mark["expr"]
+        yield Question(f"annotation {mark['name']}", mark["expr"], False)
     for panel in panels(board):
         for target in panel["targets"]:
-            yield f"{panel['title']} {target['refId']}", target["expr"]
+            yield Question(f"{panel['title']} {target['refId']}", target["expr"], target["instant"])
 
 
-def question(variable: Json) -> str:
+def options_query(variable: Json) -> str:
     """Return the expression whose answer holds a variable's values."""
     found = re.fullmatch(r"query_result\((.*)\)", variable["query"]["query"])
     if not found:
@@ -123,7 +136,7 @@ def variables(
         elif variable.get("allValue"):
             values[name] = variable["allValue"]
         elif variable["type"] == "query":
-            found = _options(variable, ask(fill(question(variable), values), period.end))
+            found = _options(variable, ask(fill(options_query(variable), values), period.end))
             values[name] = f"({'|'.join(found)})" if variable["multi"] else next(iter(found), "")
     return values
 
@@ -132,9 +145,3 @@ def _options(variable: Json, answer: list[Json]) -> list[str]:
     pattern = re.compile(variable["regex"].strip("/"))
     texts = [",".join(f'{key}="{value}"' for key, value in series["metric"].items()) for series in answer]
     return list(dict.fromkeys(found[1] for found in map(pattern.search, texts) if found))
-
-
-def data(target: Json, values: Mapping[str, str], period: Range, prometheus: Prometheus) -> list[Json]:
-    """Return what a panel's query gets from Prometheus."""
-    expression = fill(target["expr"], values)
-    return prometheus.at(expression, period.end) if target["instant"] else prometheus.over(expression, period)

@@ -16,6 +16,7 @@ from tools.dashboards.grafana import (
 )
 from tools.dashboards.promql import (
     COMING,
+    FAILED,
     MANY,
     OURS,
     STATES,
@@ -65,7 +66,7 @@ def _counts() -> list[Json]:
             "Runs that report progress now.",
             "none",
             query(f"count({training}) or vector(0)"),
-            color=fixed("blue"),
+            limits=thresholds("text", (1, "blue")),
         ),
         stat(
             "Waiting",
@@ -73,21 +74,21 @@ def _counts() -> list[Json]:
             "nodes, starting, between two tries, suspended.",
             "none",
             query(f"count({waiting}) or vector(0)"),
-            color=fixed("purple"),
+            limits=thresholds("text", (1, "purple")),
         ),
         stat(
             "Finished",
             "Runs of the time range that did all their steps.",
             "none",
             query(f"count({finished(MANY)}) or vector(0)", now=True),
-            color=fixed("green"),
+            limits=thresholds("text", (1, "green")),
         ),
         stat(
             "Failed or stopped",
             "Runs of the time range that ended before their last step, and RayJobs that failed before their run began.",
             "none",
             query(
-                f"count(({ended_early(MANY)} or {jobs('Failed', MANY, past=True)}) unless {finished(MANY)} "
+                f"count(({ended_early(MANY)} or {jobs(FAILED, MANY, past=True)}) unless {finished(MANY)} "
                 f"unless {now('progress_ratio', MANY)} unless {jobs(COMING, MANY)}) or vector(0)",
                 now=True,
             ),
@@ -152,7 +153,7 @@ def _table() -> Json:
             "Namespace": "namespace",
         },
         more=[query(ever("info", MANY, "recipe", "device"), table=True)],
-        size=(24, 10),
+        size=(24, 9),
         looks=[
             override("Run", links=[TO_RUN], custom__minWidth=140),
             override(
@@ -272,7 +273,7 @@ def _alerts() -> Json:
                 table=True,
             ),
         },
-        size=(12, 8),
+        size=(12, 7),
         looks=[
             override("Run", links=[TO_RUN]),
             override("For", unit="dthms"),
@@ -302,7 +303,7 @@ def _alerts_over_time() -> Json:
         "How many alerts of each name fired when.",
         "none",
         query(f'count by (alertname) (ALERTS{{alertstate="firing", {OURS}}})', "{{alertname}}"),
-        size=(12, 8),
+        size=(12, 7),
         stack=True,
         steps=True,
         count=True,
