@@ -10,6 +10,7 @@ import yaml
 from support.charts import ROOT, render
 from support.dashboards import FILES, PRICED, WITHOUT_ANSWER, reason, targets
 
+from tools.dashboard_pictures.__main__ import _marks, _moment
 from tools.dashboards import queries
 from tools.dashboards.__main__ import BOARDS, FOLDER
 from tools.dashboards.promql import MANY, PARTS, STATES, ended_early, rise, state
@@ -271,6 +272,38 @@ def test_every_variable_is_used(board):
     text = " ".join(expression for _, expression, _ in questions(board))
     names = {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
     assert {name for name in names if not re.search(rf"\${name}\b", text)} == set()
+
+
+def test_variables_are_all_the_first_or_what_is_given():
+    def ask(expression, _):
+        return [{"metric": {"run": run, "ray_io_cluster": f"{run}-1"}} for run in ("new", "old", "new")]
+
+    assert variables(FILES["runs"], HOUR, ask, {})["run"] == ".+"
+    assert variables(FILES["run"], HOUR, ask, {})["run"] == "new"
+    assert variables(FILES["run"], HOUR, ask, {"run": "old"})["run"] == "old"
+    assert variables(FILES["resources"], HOUR, ask, {})["cluster"] == "(new-1|old-1)"
+    assert variables(FILES["run"], HOUR, lambda *_: [], {})["run"] == ""
+
+
+def test_the_intervals_are_those_of_grafana():
+    assert HOUR.variables() == {"__range": "3600s", "__range_s": "3600", "__interval": "15s", "__rate_interval": "60s"}
+    assert Range(0, 30 * 86400).variables()["__rate_interval"] == "6495s"
+
+
+def test_marks_of_a_picture_are_the_stretches_in_which_a_query_has_a_value():
+    stretches = list(_marks([15, 30, 45, 120, 180, 195], 15))
+    assert [(each["begin"], each["end"]) for each in stretches] == [(15e3, 45e3), (120e3, 120e3), (180e3, 195e3)]
+
+
+def test_times_of_a_picture_are_utc_or_seconds(monkeypatch):
+    for given in ("1795766400", "2026-11-27T08:00", "2026-11-27T08:00Z", "2026-11-27T09:00+01:00"):
+        monkeypatch.setenv("FROM", given)
+        assert _moment("FROM", 0.0) == 1795766400
+    monkeypatch.setenv("FROM", "")
+    assert _moment("FROM", 7.0) == 7.0
+    monkeypatch.setenv("FROM", "noon")
+    with pytest.raises(ValueError, match=r"FROM: 'noon' is no time; write 2026-11-27T08:00"):
+        _moment("FROM", 0.0)
 
 
 # --- Links ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The boards of `helm/monitoring` against the Prometheus of the cluster: every query of every panel has an answer.
 
-A board is asked as somebody would have opened it in the middle of a run, and as it is now. Series of the past are as
-good as live ones: a query at a moment gives what it gave then.
+A board is asked as somebody would have seen it while a run lived, and as it is now, with all runs of the session.
+Series of the past are as good as live ones: a query at a moment gives what it gave then.
 """
 
 import time
@@ -13,6 +13,7 @@ from tools.dashboards import queries
 from tools.dashboards.queries import Prometheus, Range, fill, questions, variables
 
 pytestmark = pytest.mark.ci
+RUN = "fashion-mnist"
 SESSION_S = 3 * 3600  # longer than all tests take
 
 
@@ -30,15 +31,15 @@ def asked(run, prometheus):
 
 
 def moments(board, prometheus):
-    """Time ranges that end in the middle of a run and now, with the values of a board's variables."""
+    """Time ranges that end while the run lived, early and late, and now; each with a board's variables."""
     now = time.time()
     session = Range(now - SESSION_S, now)
-    lives = prometheus.over("max by (run) (ray_trainer_step)", session)
-    assert lives, "no run in Prometheus"
-    for series in lives:
-        middle = float(series["values"][len(series["values"]) // 2][0])
-        period = Range(middle - 1800, middle)
-        yield period, variables(board, period, prometheus.at, {"run": series["metric"]["run"]})
+    (lived,) = prometheus.over(f'max by (run) (ray_trainer_step{{run="{RUN}"}})', session)
+    begin, end = (float(lived["values"][place][0]) for place in (0, -1))
+    for share in (0.3, 0.6, 0.9):
+        until = begin + share * (end - begin)
+        period = Range(until - 1800, until)
+        yield period, variables(board, period, prometheus.at, {"run": RUN})
     yield session, variables(board, session, prometheus.at, {})
 
 
@@ -74,5 +75,5 @@ def test_the_run_is_found_by_the_variable_when_it_has_ended(run, prometheus):
     (variable,) = [each for each in FILES["run"]["templating"]["list"] if each["name"] == "run"]
     values = variables(FILES["run"], period, here.at, {})
     runs = [series["metric"]["run"] for series in here.at(fill(queries.options_query(variable), values), now)]
-    assert "fashion-mnist" in runs
+    assert RUN in runs
     assert values["run"] == runs[0]  # the newest

@@ -44,7 +44,9 @@ def main() -> None:
     step = {"check": check, "draw": draw}[sys.argv[1]]
     try:
         step()
-    except (queries.QueryError, ValueError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"Error: {' '.join(error.cmd[:4])} … ended with {error.returncode}; what it says is above")
+    except (queries.QueryError, ValueError) as error:
         sys.exit(f"Error: {error}")
 
 

@@ -282,7 +282,6 @@ def table(
         options={
             "cellHeight": "sm",
             "showHeader": True,
-            "footer": {"show": False, "reducer": [], "fields": "", "countRows": False},
             "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else [],
         },
         transformations=[
