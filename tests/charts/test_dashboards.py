@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 from support.charts import ROOT, render
-from support.dashboards import FILES, PRICED, WITHOUT_ANSWER, reason, targets
+from support.dashboards import FILES, WITHOUT_ANSWER, reason, targets
 
 from tools.dashboard_pictures.__main__ import _marks, _moment
 from tools.dashboards import queries
@@ -152,7 +152,7 @@ def test_tables_show_runs_that_have_ended():
 def test_every_training_metric_in_a_query_is_declared(board):
     declared = {metric.exported for metric in METRICS}
     used = {name for _, expression, _ in questions(board) for name in re.findall(r"\bray_trainer_\w+", expression)}
-    assert used - declared - PRICED == set()
+    assert used - declared == set()
 
 
 def test_every_training_metric_is_on_some_board():
@@ -324,6 +324,15 @@ def test_a_runs_name_leads_to_its_board():
     for address in re.findall(r"/d/trainer-run\?([^\"]*)", json.dumps(FILES)):
         assert set(re.findall(r"var-(\w+)=", address)) <= variables_there
         assert "${__url_time_range}" in address
+
+
+def test_a_link_of_a_table_uses_columns_that_the_table_has(board):
+    for panel in panels(board):
+        columns = set(panel.get("transformations", [{}])[-1].get("options", {}).get("renameByName", {}).values())
+        assert set(re.findall(r"__data\.fields\.(\w+)", json.dumps(panel))) <= columns, panel["title"]
+        if panel["type"] == "table":
+            looked_at = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]} - {".*"}
+            assert looked_at <= columns, panel["title"]
 
 
 # --- The chart --------------------------------------------------------------------------------------------------------

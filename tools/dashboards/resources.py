@@ -183,6 +183,7 @@ def _components() -> Json:
         ),
         size=(8, 8),
         stack=True,
+        overrides=[override("ray::RayTrainWorker", color=fixed("blue")), override("ray::IDLE", color=fixed("#8e8e8e"))],
     )
 
 
@@ -209,6 +210,12 @@ def _object_store() -> Json:
         query(f"sum by (Location) (ray_object_store_memory{{{CLUSTER}}})", "{{Location}}"),
         size=(8, 8),
         stack=True,
+        overrides=[
+            override("MMAP_SHM", displayName="memory", color=fixed("blue")),
+            override("MMAP_DISK", displayName="disk", color=fixed("orange")),
+            override("SPILLED", displayName="spilled", color=fixed("red")),
+            override("WORKER_HEAP", displayName="workers' own", color=fixed("purple")),
+        ],
     )
 
 
