@@ -11,7 +11,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fashion-mnist-on-ray:$(VERSION)
 TORCH ?= cuda
 ENV ?= kind
-# It also reads CONTEXT, PATIENCE_S and YES.
+# It also reads CONTEXT, PATIENCE_S, PORT and YES.
 DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" PYTHON="$(PYTHON)" k8s/deploy.sh
 LOCK := -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 # uv, if this machine has it; else a copy of its own in .uv, from PyPI, by hash.
@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 # What `make generate` writes.
 GENERATED := docs/alerts.md docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
-  helm/training/values.schema.json k8s/rayjob.yaml
+  helm/training/values.schema.json helm/monitoring/dashboards k8s/rayjob.yaml
 
 ##@ Use
 
@@ -54,6 +54,12 @@ install-charts: ## helm/training and helm/monitoring, and an object store on kin
 	@$(DEPLOY) install-charts
 wait-ready: ## wait until all of it is ready, and say what is waited for
 	@$(DEPLOY) wait-ready
+
+.PHONY: grafana prometheus
+grafana: ## the boards of runs, at a port of this machine: PORT=3000
+	@$(DEPLOY) grafana
+prometheus: ## Prometheus, at a port of this machine: PORT=9090
+	@$(DEPLOY) prometheus
 
 .PHONY: image
 image: ## build the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
@@ -130,13 +136,20 @@ pint: .venv/.ready-dev .tools/bin/pint ## lint the alerts with pint, built once 
 	@touch $@
 
 .PHONY: generate
-generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, k8s/rayjob.yaml
+generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, boards, k8s/rayjob.yaml
 	@$(BIN)/python -m tools.docs
 	@$(BIN)/python -m tools.manifests
+	@$(BIN)/python -m tools.dashboards
 
 .PHONY: pictures
 pictures: ## draw the pictures of docs/architecture.md from docs/pictures/*.dot (Graphviz, by npm)
 	@tools/pictures.sh
+
+.PHONY: dashboards-check dashboards-pictures
+dashboards-check: .venv/.ready-dev ## hold the boards of helm/monitoring against Grafana's types (TypeScript, by npm)
+	@$(BIN)/python -m tools.dashboard_pictures check
+dashboards-pictures: .venv/.ready-dev ## draw the boards with Grafana's components: PROMETHEUS=url RUN=tea FROM=2026-11-27T08:00 TO=...
+	@PROMETHEUS="$(PROMETHEUS)" RUN="$(RUN)" FROM="$(FROM)" TO="$(TO)" BOARDS="$(BOARDS)" $(BIN)/python -m tools.dashboard_pictures draw
 
 .PHONY: record-sessions
 record-sessions: .venv/.ready ## record the terminal sessions of docs/submit.md on the cluster of make deploy: SESSIONS="good"
@@ -163,7 +176,7 @@ clean: ## remove the environment and caches; runs/ stays
 
 .PHONY: help
 help: ## this text
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv: requirements-uv.txt
 	@"$(PYTHON)" tools/supported.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make deploy` and its parts do. Every step can be repeated and run alone:
 #   k8s/deploy.sh STEP...   check-tools kind-create install-platform kind-load install-charts wait-ready
-#                           uninstall kind-delete
+#                           grafana prometheus uninstall kind-delete
 # ENV names a folder of k8s/. kind makes its own cluster; the others, and CONTEXT, use one that is there.
 #
 # For bash 3.2 and the tools of Linux, BSD, macOS and busybox alike: what bash itself can do, no tool does, and a check
@@ -164,10 +164,10 @@ wait_ready() {
       "$CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
     sleep 1
   done
-  local job_note="" prometheus="
-  kubectl --context $CONTEXT -n monitoring port-forward service/prometheus-operated 9090
-                                                                               Prometheus: http://localhost:9090"
-  [ "$ENV" != openshift ] || prometheus=""
+  local job_note="" there="ENV=$ENV CONTEXT=$CONTEXT" grafana=""
+  [ -z "$own_cluster" ] || there=""
+  [ "$ENV" = openshift ] || grafana="
+  make grafana $there"
   [ "$ENV" = kind ] || job_note=" (that of kind; yours is in the ConfigMap training-rayjob)"
   say "ready. Next:
   make setup                                                                   install the command, once
@@ -175,7 +175,55 @@ wait_ready() {
                                                                                start a run and follow it
   kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$job_note
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
-  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log$prometheus"
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
+  make prometheus $there$grafana"
+}
+
+# Forward a port of this machine until Ctrl-C, and say what is there.
+grafana() {
+  local found namespace service port=${PORT:-3000} name created newest=""
+  # whoever installed it
+  found=$(kube get services --all-namespaces --selector app.kubernetes.io/name=grafana \
+    -o 'jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}') ||
+    fail "the services of $CONTEXT cannot be listed; its Grafana must be opened another way (docs/dashboards.md)."
+  read -r namespace service <<< "${found%%"$newline"*}"
+  [ -n "$service" ] ||
+    fail "$CONTEXT has no Grafana; import helm/monitoring/dashboards/*.json into yours (docs/dashboards.md)."
+  read -r name created <<< "$(newest_run)"
+  [ -z "$name" ] || newest="
+  http://localhost:$port/d/trainer-run?var-run=$name&from=$(milliseconds "$created")&to=now    the newest run, $name"
+  say "Grafana, until Ctrl-C:
+  http://localhost:$port/d/trainer-runs    all runs$newest
+The user is admin; the password is in a Secret:
+  kubectl --context $CONTEXT -n $namespace get secret $service -o 'jsonpath={.data.admin-password}' | base64 -d"
+  forward "$namespace" "$service" "$port" 80
+}
+
+prometheus() {
+  local namespace=monitoring port=${PORT:-9090} name rest labels=""
+  [ "$ENV" != openshift ] || namespace=openshift-user-workload-monitoring
+  kube -n $namespace get service prometheus-operated > /dev/null ||
+    fail "$CONTEXT has no service prometheus-operated in the namespace $namespace; install it: make install-platform."
+  read -r name rest <<< "$(newest_run)"
+  [ -z "$name" ] || labels="{run=\"$name\"}"
+  say "Prometheus, without a password, until Ctrl-C: http://localhost:$port
+  ray_trainer_test_accuracy$labels    for example; docs/metrics.md has all"
+  forward $namespace prometheus-operated "$port" 9090
+}
+
+forward() { # forward NAMESPACE SERVICE PORT PORT-OF-THE-SERVICE
+  kube -n "$1" port-forward "service/$2" "$3:$4" > /dev/null ||
+    fail "the connection to $2 ended; if port $3 is taken, name another: PORT=$(($3 + 10000))."
+}
+
+newest_run() { # name and time of creation of the newest RayJob, or nothing
+  kube -n $NAMESPACE get rayjobs.ray.io --sort-by .metadata.creationTimestamp \
+    -o 'jsonpath={.items[-1:].metadata.name} {.items[-1:].metadata.creationTimestamp}' 2> /dev/null || true
+}
+
+milliseconds() { # milliseconds TIME: since 1970, as Grafana's addresses have them
+  "$PYTHON" -c 'import sys, datetime as d
+print(int(d.datetime.strptime(sys.argv[1], "%Y-%m-%dT%H:%M:%S%z").timestamp() * 1000))' "$1"
 }
 
 # A line for each pod, deployment and Prometheus that is not ready, with what it lacks.
@@ -259,7 +307,7 @@ check_tools # first of all: it sets CONTEXT
 for step in "$@"; do
   case $step in
     check-tools) ;;
-    kind-create | install-platform | kind-load | install-charts | wait-ready | uninstall | kind-delete) "${step//-/_}" ;;
+    kind-create | install-platform | kind-load | install-charts | wait-ready | grafana | prometheus | uninstall | kind-delete) "${step//-/_}" ;;
     *) fail "there is no step $step; the steps are in k8s/deploy.sh." ;;
   esac
 done

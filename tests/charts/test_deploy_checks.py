@@ -218,6 +218,61 @@ def test_what_is_ready_is_said_with_what_to_do_next(path):
     assert "trainer submit --name tea --context c --namespace training" in done.stdout
 
 
+LISTS_A_GRAFANA = """case "$*" in
+  *"get services"*) echo "tools grafana-1"; echo "other grafana-2" ;;
+  *rayjobs*) echo "tea 2026-11-27T07:00:00Z" ;;
+esac
+echo "$*" >> "$CALLS" """
+
+
+def test_the_ports_of_grafana_and_prometheus_are_forwarded(path):
+    pretend(path, "helm")
+    pretend(path, "kubectl", LISTS_A_GRAFANA)
+    calls = path / "calls"
+    done = deploy(path, "grafana", "prometheus", ENV="gke", CONTEXT="c", CALLS=str(calls))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "http://localhost:3000/d/trainer-runs " in done.stdout
+    assert "http://localhost:3000/d/trainer-run?var-run=tea&from=1795762800000&to=now " in done.stdout
+    assert "kubectl --context c -n tools get secret grafana-1 -o" in done.stdout
+    assert "http://localhost:9090" in done.stdout
+    assert 'ray_trainer_test_accuracy{run="tea"}' in done.stdout
+    forwarded = [line.split(" port-forward ")[1] for line in calls.read_text().splitlines() if "port-forward" in line]
+    assert forwarded == ["service/grafana-1 3000:80", "service/prometheus-operated 9090:9090"]
+
+
+def test_other_ports_can_be_named_and_one_that_is_taken_is_explained(path):
+    pretend(path, "helm")
+    pretend(path, "kubectl", LISTS_A_GRAFANA + '\n[[ "$*" != *port-forward* ]]')
+    done = deploy(path, "grafana", ENV="gke", CONTEXT="c", PORT="3001", CALLS=str(path / "calls"))
+    assert done.returncode == 2
+    assert "http://localhost:3001/d/trainer-runs" in done.stdout
+    assert done.stderr == "Error: the connection to grafana-1 ended; if port 3001 is taken, name another: PORT=13001.\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "answers", "said"),
+    [
+        ("grafana", "exit 0", "c has no Grafana; import helm/monitoring/dashboards/*.json into yours"),
+        ("grafana", "exit 1", "the services of c cannot be listed"),
+        ("prometheus", "exit 1", "c has no service prometheus-operated in the namespace monitoring; install it"),
+    ],
+)
+def test_a_grafana_or_prometheus_that_is_absent_is_said_in_one_line(path, step, answers, said):
+    pretend(path, "helm")
+    pretend(path, "kubectl", answers)
+    done = deploy(path, step, ENV="gke", CONTEXT="c")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_prometheus_of_openshift_is_that_of_users(path):
+    pretend(path, "helm")
+    pretend(path, "kubectl", 'echo "$*" >> "$CALLS"')
+    deploy(path, "prometheus", ENV="openshift", CONTEXT="c", CALLS=str(path / "calls"))
+    assert "-n openshift-user-workload-monitoring port-forward" in (path / "calls").read_text()
+
+
 @pytest.mark.parametrize("clusters", ["fashion-mnist", "fashion-mnist-2", ""])
 def test_a_kind_cluster_is_made_only_if_there_is_none_of_its_name(path, clusters):
     for tool in ("kubectl", "helm", "docker"):

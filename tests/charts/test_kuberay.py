@@ -1,11 +1,14 @@
 """KubeRay's traps: what its operator and Ray's autoscaler would accept from the chart, and get wrong."""
 
+import importlib
 import re
 
 import pytest
+from ray.dashboard.modules.reporter import reporter_consts
 from support.charts import clusters, env, job, one, pods, render, values_of
 
 MANY = 1000
+REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reports CPU, memory, disk and network
 
 
 def groups(manifests):
@@ -186,6 +189,18 @@ def test_the_environment_is_what_was_measured_to_help():
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
         "RAY_USAGE_STATS_ENABLED": "0",
     } == env(template)
+
+
+def test_ray_reports_its_nodes_before_it_forgets_them(manifests, monkeypatch):
+    # a gauge that was not set for two report intervals is gone from /metrics, and from the boards
+    for name, template in pods(manifests):
+        if name != "submitter":
+            every, forgotten = (int(env(template)[key]) for key in (REPORTER, "RAY_metrics_report_interval_ms"))
+            assert every <= forgotten
+    monkeypatch.setenv(REPORTER, "1234")
+    assert importlib.reload(reporter_consts).REPORTER_UPDATE_INTERVAL_MS == 1234  # Ray reads it
+    monkeypatch.undo()
+    importlib.reload(reporter_consts)
 
 
 def test_a_lost_node_is_given_up_before_kubernetes_own_five_minutes(manifests):

@@ -13,6 +13,10 @@ KITCHEN_SINK = yaml.safe_load((ROOT / "tests" / "charts" / "kitchen-sink" / "mon
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "monitoring" / "values.yaml").read_text())
 
 
+def monitors(values):
+    return [manifest for manifest in render(values, "monitoring") if manifest["kind"] == "PodMonitor"]
+
+
 @pytest.mark.parametrize("values", [{}, KITCHEN_SINK], ids=["defaults", "kitchen-sink"])
 def test_every_object_is_valid(values):
     try:
