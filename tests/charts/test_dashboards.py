@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from support.charts import ROOT, render
-from support.dashboards import FILES, WITHOUT_ANSWER, reason, targets
+from support.dashboards import FILES, WITHOUT_ANSWER, metrics, reason, targets
 
 from tools.dashboard_pictures.__main__ import _marks, _moment
 from tools.dashboards import queries
@@ -158,6 +160,22 @@ def test_every_training_metric_in_a_query_is_declared(board):
 def test_every_training_metric_is_on_some_board():
     text = json.dumps(FILES)
     assert [metric.exported for metric in METRICS if not re.search(rf"\b{metric.exported}\b", text)] == []
+
+
+def test_every_metric_of_ray_on_a_board_is_in_this_ray():
+    package = Path(ray.__file__).parent
+    sources = [
+        "core/src/ray/raylet/raylet",
+        "core/src/ray/gcs/gcs_server",
+        "dashboard/modules/reporter/reporter_agent.py",
+    ]
+    sources += ["autoscaler/_private/prom_metrics.py"]
+    code = b"".join((package / source).read_bytes() for source in sources)
+    names = {name for board in FILES.values() for each in targets(board) for name in metrics(each.expression)}
+    names = {name for name in names if re.match(r"(ray|autoscaler)_(?!trainer_)", name)}
+    assert len(names) > 25
+    declared = {name: name.partition("_")[2].removesuffix("_total").encode() for name in names}  # Ray adds _total
+    assert sorted(name for name, word in declared.items() if word not in code) == []
 
 
 def test_every_part_of_the_time_has_a_name_and_a_color():
