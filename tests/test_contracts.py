@@ -244,6 +244,7 @@ def test_the_command_line_is_this_and_no_more():
             "--worker",
         ],
         "stop": [*place, "--storage", "--wait"],
+        "bundle": sorted([*place, "--output", "--prometheus", "--storage"]),
         "list": ["--context", "--json", "--namespace", "--storage"],
         "doctor": sorted([*place, "--cluster", "--data", "--json", "--nodes", "--storage"]),
     }

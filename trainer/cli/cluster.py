@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,7 +62,7 @@ class Kind(str, Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
-    for command in (submit, status, logs, stop, doctor):
+    for command in (submit, status, logs, stop, bundle, doctor):
         app.command()(command)
     app.command("list")(list_runs)
 
@@ -302,6 +303,25 @@ def stop(
         say(f"Its record {stopped.record.record}: {stopped.record.state}, epoch {at}.")
     if stopped.submitted_with:
         say(f"To continue it: {again.on_cluster(stopped, 'submit', *stopped.submitted_with)}")
+
+
+def bundle(
+    run: RunName,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: RUN.tar.gz.")] = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Add half an hour of metrics from there, as make prometheus opens it."),
+    ] = None,
+    storage: Storage = None,
+    context: Context = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write all that is known of a run to one file for a bug report, without secrets, weights and checkpoints."""
+    from trainer.cluster import client
+
+    file = output or Path(f"{run}.tar.gz")
+    names = client.bundle(run, file, prometheus=prometheus, context=context, namespace=namespace, storage=storage)
+    say(f"{file}: {len(names)} files; README.txt in it says what it lacks. Read it before you share it.")
 
 
 def list_runs(

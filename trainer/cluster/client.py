@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from trainer.cluster import bundle as bundles
 from trainer.cluster import driver_log, outcome, rayjob, records, status
 from trainer.cluster import submit as submitting
 from trainer.cluster.api import KubeClient, KubeObject, NoKubeconfigError
@@ -43,6 +44,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "Stopped",
+    "bundle",
     "follow",
     "list_runs",
     "logs",
@@ -273,6 +275,39 @@ def output(
             kept_in = _fallback(error, None, name)
         return run_logs.lines(store.join(kept_in or local_storage(), name), process, attempt)
     return run_logs.lines(find_run(name, store.normalise(storage)).place, process, attempt)
+
+
+def bundle(
+    name: str,
+    file: Path,
+    *,
+    prometheus: str | None = None,
+    context: str | None = None,
+    namespace: str | None = None,
+    storage: str | None = None,
+) -> list[str]:
+    """Write all that is known of a run to a ``.tar.gz`` for a bug report, without secrets; return the names in it.
+
+    From its record in `storage`, by default where its RayJob says or this machine's; from the cluster, if it still has
+    the run; and half an hour of metrics from the Prometheus at a URL.
+
+    Raises:
+        NoSuchRunError: neither a cluster nor the storage has the run.
+        ConfigError: the file exists.
+        StorageError: it cannot be written.
+    """
+    kube, job = None, None
+    with suppress(NoKubeconfigError, ClusterError):
+        kube = connect(context, namespace)
+        job = kube.rayjob(name)
+    place = storage or (rayjob.storage_of(job) if job else None) or local_storage()
+    try:
+        record = find_run(name, store.normalise(place))
+    except StorageError as error:
+        if job is None:
+            raise NoSuchRunError(error.problem, error.fix) from None
+        record = None
+    return bundles.write(name, file, record, kube, prometheus)
 
 
 def record_from_log(name: str, folder: Path, *, context: str | None = None, namespace: str | None = None) -> Record:
