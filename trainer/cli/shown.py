@@ -33,6 +33,9 @@ def show_result(record: Record, result: Result, as_json: bool) -> None:
     show_columns(
         [(f" {part.replace('_', '-')}", f"{s:.2f} s", f"{s / wall:.0%}" if wall else "–") for part, s in parts]
     )
+    if spent := result.get("cost"):
+        share = f" ({spent['productive'] / spent['total']:.0%})" if spent["total"] else ""
+        say(f"Cost: {spent['total']:.2f} {spent['currency']}, of which {spent['productive']:.2f} trained{share}")
     say(f"Record: {place(record.place)}\nReport: {place(record.report)}")
 
 

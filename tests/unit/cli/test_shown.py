@@ -35,3 +35,11 @@ def test_places_in_the_working_folder_are_relative(monkeypatch, tmp_path):
     assert place(str(tmp_path / "runs" / "r1")) == str(Path("runs", "r1"))
     assert place("/elsewhere/r1") == "/elsewhere/r1"
     assert place("s3://runs/r1") == "s3://runs/r1"
+
+
+def test_a_result_with_prices_ends_with_its_cost(capsys, tmp_path):
+    spent = {"total": 1.42, "productive": 1.27, "currency": "EUR"}
+    show_result(Record(tmp_path), {**RESULT, "cost": spent}, as_json=False)
+    assert "Cost: 1.42 EUR, of which 1.27 trained (89%)" in capsys.readouterr().out
+    show_result(Record(tmp_path), RESULT, as_json=False)
+    assert "Cost" not in capsys.readouterr().out
