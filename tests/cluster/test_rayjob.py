@@ -8,7 +8,7 @@ import sys
 import pytest
 from support import kube
 
-from trainer.observe.goodput import account
+from trainer.observe.goodput import account, began_at, worker_seconds
 from trainer.observe.metrics import METRICS
 from trainer.storage import seal
 from trainer.storage import store as stores
@@ -90,10 +90,22 @@ def test_the_last_values_in_prometheus_are_those_of_the_record(run, prometheus):
     there = {
         metric.key: prometheus.now(f'last_over_time({metric.exported}{{run="fashion-mnist"}}[1h])').get("fashion-mnist")
         for metric in METRICS
-        if metric.split is None
+        if not metric.labels
     }
-    assert there.pop("progress") == 1.0
-    events = run.record.events()
-    parts = account(events, run.record.points(), events[-1]["time"])
-    assert there.pop("goodput") == pytest.approx(parts["goodput"])
-    assert there == {key: pytest.approx(last[key]) for key in there}
+    events, points = run.record.events(), run.record.points()
+    until = events[-1]["time"]
+    used = worker_seconds(events, points, until)
+    expected = {key: last[key] for key in there if key in last} | {
+        "progress": 1.0,
+        "seconds_left": 0.0,
+        "began_at": began_at(events),
+        "workers_wanted": 2.0,
+        "worker_failures": 0.0,
+        "preemptions": 0.0,
+        "rollbacks": 0.0,
+        "storage_away": 0.0,
+        "goodput": account(events, points, until)["goodput"],
+        "paid_worker_seconds": used["all"],
+        "productive_worker_seconds": used["productive"],
+    }
+    assert there == {key: pytest.approx(value) for key, value in expected.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.runs import SMALL
 
-from trainer.observe.goodput import PARTS, account
+from trainer.observe.goodput import PARTS, account, began_at, worker_seconds
 from trainer.observe.metrics import METRICS
 from trainer.storage import layout
 from trainer.storage.record import Record
@@ -88,11 +88,23 @@ def test_the_last_values_are_those_of_the_record_and_stay_to_be_scraped(cluster,
     wait_until(lambda: record.file(layout.REPORT).exists() or running.poll() is not None, 180)
     assert running.poll() is None, printed.read_text()
     last = record.points()[-1]
-    expected = {m.exported: pytest.approx(last[m.key]) for m in METRICS if m.key in last}
-    expected["ray_trainer_progress_ratio"] = 1.0
-    seen = record.events()
-    parts = account(seen, record.points(), seen[-1]["time"])
-    expected["ray_trainer_goodput_ratio"] = pytest.approx(parts["goodput"])
+    seen, until = record.events(), record.events()[-1]["time"]
+    parts, used = account(seen, record.points(), until), worker_seconds(seen, record.points(), until)
+    values = {m.exported: last[m.key] for m in METRICS if m.key in last} | {
+        "ray_trainer_progress_ratio": 1.0,
+        "ray_trainer_eta_seconds": 0.0,
+        "ray_trainer_start_timestamp_seconds": began_at(seen),
+        "ray_trainer_workers_wanted": 1.0,
+        "ray_trainer_worker_failures": 0.0,
+        "ray_trainer_preemptions": 0.0,
+        "ray_trainer_rollbacks": 0.0,
+        "ray_trainer_storage_away": 0.0,
+        "ray_trainer_goodput_ratio": parts["goodput"],
+        "ray_trainer_paid_worker_seconds": used["all"],
+        "ray_trainer_productive_worker_seconds": used["productive"],
+        "ray_trainer_info": 1.0,
+    }
+    expected = {name: pytest.approx(value) for name, value in values.items()}
     expected |= {f"ray_trainer_time_seconds {part}": pytest.approx(parts[part]) for part in PARTS}
     wait_until(lambda: scraped(port) == expected, 8, lambda: (scraped(port), expected))
     assert running.wait(60) == 0

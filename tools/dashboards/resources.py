@@ -175,15 +175,16 @@ def _memory_share() -> Json:
 
 def _components() -> Json:
     resident = f'ray_component_rss_bytes{{{CLUSTER}, endpoint="metrics"}}'
-    # the titles of processes: ray::RayTrainWorker.poll while it polls, and the path of a Python
-    for pattern in ("(ray::[^.:(]+).*", ".*/(python).*"):
-        resident = f'label_replace({resident}, "Component", "$1", "Component", "{pattern}")'
+    # the titles of processes: ray::RayTrainWorker.poll while it polls, and the path of a Python. Their own label stays:
+    # a process has several titles within minutes, and no two series may have the same labels
+    for pattern in ("(.+)", "(ray::[^.:(]+).*", ".*/(python).*"):
+        resident = f'label_replace({resident}, "process", "$1", "Component", "{pattern}")'
     return time_series(
         "Memory by part of Ray",
         "Resident memory by what the process is: workers (`ray::…`), the driver (`python`), raylet, GCS, agent. Shared "
         "pages count in each.",
         "bytes",
-        query(f"topk(8, sum by (Component) ({resident}))", "{{Component}}"),
+        query(f"topk(8, sum by (process) ({resident}))", "{{process}}"),
         size=(8, 8),
         stack=True,
         overrides=[override("ray::RayTrainWorker", color=fixed("blue")), override("ray::IDLE", color=fixed("#8e8e8e"))],

@@ -9,6 +9,8 @@ def test_the_names_of_a_runs_files_do_not_change():
         "ENVIRONMENT": "environment.json",
         "METRICS": "metrics.jsonl",
         "EVENTS": "events.jsonl",
+        "NODES": "nodes.jsonl",
+        "RESOURCES": "resources.jsonl",
         "EVALUATION": "evaluation.json",
         "RESULT": "result.json",
         "WEIGHTS": "model.safetensors",
