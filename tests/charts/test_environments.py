@@ -40,6 +40,13 @@ def test_last_values_stay_longer_than_a_scrape_interval(name):
     assert int(stay) >= int(monitoring["interval"].removesuffix("s")) + 2
 
 
+@pytest.mark.parametrize("name", [name for name in ENVIRONMENTS if (ROOT / "k8s" / name / "monitoring.yaml").exists()])
+def test_the_values_of_monitoring_are_valid_there_too(name):
+    values = yaml.safe_load((ROOT / "k8s" / name / "monitoring.yaml").read_text())
+    kinds = [manifest["kind"] for manifest in render(values, "monitoring")]
+    assert {"PodMonitor", "PrometheusRule", "ConfigMap"} <= set(kinds)
+
+
 def test_the_kind_cluster_has_two_workers_to_spread_over():
     cluster = yaml.safe_load((KIND / "cluster.yaml").read_text())
     assert [node["role"] for node in cluster["nodes"]] == ["control-plane", "worker", "worker"]
