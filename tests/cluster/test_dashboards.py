@@ -14,6 +14,7 @@ from tools.dashboards.queries import Prometheus, Range, fill, questions, variabl
 
 pytestmark = pytest.mark.ci
 RUN = "fashion-mnist"
+GAP_S = 120  # between two lives of a run of this name, where the cluster is kept
 SESSION_S = 3 * 3600  # longer than all tests take
 
 
@@ -35,7 +36,9 @@ def moments(board, prometheus):
     now = time.time()
     session = Range(now - SESSION_S, now)
     (lived,) = prometheus.over(f'max by (run) (ray_trainer_step{{run="{RUN}"}})', session)
-    begin, end = (float(lived["values"][place][0]) for place in (0, -1))
+    times = [float(at) for at, _ in lived["values"]]
+    gaps = [place for place in range(1, len(times)) if times[place] - times[place - 1] > GAP_S]
+    begin, end = times[gaps[-1] if gaps else 0], times[-1]
     for share in (0.3, 0.6, 0.9):
         until = begin + share * (end - begin)
         period = Range(until - 1800, until)
