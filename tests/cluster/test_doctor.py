@@ -37,7 +37,7 @@ def test_a_healthy_cluster_is_healthy_from_here_and_from_its_pods(deployed, stor
         next(each["found"] for each in found if (each["where"], each["what"]) == ("head", "versions"))
     }
     (storage,) = [each for each in found if (each["where"], each["what"]) == ("cpu", "storage")]
-    assert "s3://runs: written, read and deleted" in storage["found"]
+    assert "s3://runs: written, created once, read, listed and deleted" in storage["found"]
     assert storage["found"].endswith("as access key training")
     (gpu,) = [each for each in found if each["where"] == "gpu"]
     assert "no node offers nvidia.com/gpu" in gpu["found"]
