@@ -90,12 +90,15 @@ def _numbers() -> list[Json]:
             limits=thresholds("text", (1, "orange")),
         ),
         stat(
-            "Errors in an hour",
-            "Errors of KubeRay's controllers in the last hour.",
-            "none",
-            query(f"sum(increase(controller_runtime_reconcile_errors_total{{{KUBERAY}}}[1h]))"),
+            "Reconciles that fail",
+            "Share of what KubeRay's controllers did in the last hour. While jobs start and end one in five fails.",
+            "percentunit",
+            query(
+                f"sum(increase(controller_runtime_reconcile_errors_total{{{KUBERAY}}}[1h]))"
+                f" / sum(increase(controller_runtime_reconcile_total{{{KUBERAY}}}[1h]))"
+            ),
             decimals=0,
-            limits=thresholds("green", (1, "orange"), (10, "red")),
+            limits=thresholds("green", (0.35, "orange"), (0.5, "red")),
             no_value="not seen",
         ),
         stat(
