@@ -156,6 +156,19 @@ def test_the_driver_knows_the_prices_of_all_groups_and_the_budget():
     assert [cost.prices(env(spec["template"])) for spec in others] == [None] * len(others)
 
 
+def test_prices_may_be_strings_as_helm_set_makes_them_of_fractions():
+    of_cpu = {"cpu": {"price": {"perHour": "0.9"}}, "gpu": None}
+    values = {
+        **values_of("kind"),
+        "head": {"price": {"perHour": "1"}},
+        "workerGroups": of_cpu,
+        "budget": {"amount": ".5"},
+    }
+    known = env(clusters(render(values))[0]["headGroupSpec"]["template"])
+    assert cost.prices(known).per_hour == {"head": 1.0, "cpu": 0.9}
+    assert cost.budget(known).amount == 0.5
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -163,7 +176,8 @@ def test_the_driver_knows_the_prices_of_all_groups_and_the_budget():
         ({"workerGroups": {"cpu": {"price": PRICE}, "gpu": {"price": PRICE}}}, "head.price: not set"),
         ({**PRICED, "head": {"price": {**PRICE, "currency": "EUR"}}}, "price.currency: "),
         ({"budget": {"amount": 1}}, "budget.amount: without prices no cost is known"),
-        ({**PRICED, "head": {"price": {"perHour": "1"}}}, "perHour"),
+        ({**PRICED, "head": {"price": {"perHour": "much"}}}, "perHour"),
+        ({**PRICED, "head": {"price": {"perHour": "0.00"}}}, "perHour"),
         ({**PRICED, "head": {"price": {**PRICE, "perHour": 0}}}, "perHour"),
         ({**PRICED, "budget": {"amount": -1}}, "amount"),
     ],

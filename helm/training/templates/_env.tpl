@@ -71,6 +71,8 @@
 {{- $currencies := list }}
 {{- range $name, $price := $prices }}
 {{- if $price.perHour }}
+{{- /* `helm --set` makes strings of fractions */}}
+{{- $_ := set $prices $name (merge (dict "perHour" (float64 $price.perHour)) $price) }}
 {{- $currencies = append $currencies ($price.currency | default "USD") | uniq }}
 {{- else }}
 {{- $without = append $without (eq $name "head" | ternary "head.price" (printf "workerGroups.%s.price" $name)) }}
