@@ -7,6 +7,7 @@ import pytest
 from support import kube
 from support.cluster_cli import chart, remove, trainer
 
+from trainer.cluster import client
 from trainer.errors import ExitCode
 from trainer.observe import goodput
 from trainer.storage import logs
@@ -68,8 +69,7 @@ def test_what_each_process_printed_is_read_without_its_pod(priced, store):
     remove(RUN)
     for process in ("driver", "worker-0", "worker-1"):
         assert logs.lines(priced.place, process), process
-    code, command = trainer("logs", RUN, "--worker", "1", "--storage", store)
-    assert (code, bool(command.text.strip())) == (ExitCode.OK, True)
+    assert client.output(RUN, worker=1, storage=store, context=kube.CONTEXT)
 
 
 def test_a_bundle_of_a_run_on_the_cluster_has_no_secret(deployed, store, prometheus, tmp_path):
@@ -78,11 +78,9 @@ def test_a_bundle_of_a_run_on_the_cluster_has_no_secret(deployed, store, prometh
         code, command = trainer("submit", "--name", "bundled", "--set", "epochs=1")
         assert code == ExitCode.OK, command.text
         file = tmp_path / "bundled.tar.gz"
-        options = ("--storage", store, "--prometheus", prometheus.url, "--output", str(file))
-        code, command = trainer("bundle", "bundled", *options)
+        client.bundle("bundled", file, prometheus=prometheus.url, storage=store, context=kube.CONTEXT)
     finally:
         remove("bundled")
-    assert code == ExitCode.OK, command.text
     with tarfile.open(file) as archive:
         found = {entry.name.partition("/")[2]: archive.extractfile(entry).read() for entry in archive}
     assert {"record/events.jsonl", "cluster/rayjob.json", "cluster/pods.json", "metrics.json"} <= set(found)
