@@ -9,6 +9,7 @@ import base64
 import hashlib
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -313,9 +314,10 @@ def _usage_pictures(run: RunReport) -> dict[str, bytes]:
     if began is None:
         return {}
     pods = {node["node"]: node["pod"] for node in run.nodes}
+    ours = re.compile(rf"{re.escape(run.name)}-[a-z0-9]{{5}}-")  # of each cluster of the run: it tells no pods apart
     by_node: dict[str, list[dict[str, Any]]] = {}
     for usage in run.usage:
-        label = pods.get(usage["node"], usage["node"])
+        label = ours.sub("", pods.get(usage["node"], usage["node"]))
         by_node.setdefault(label, []).append({**usage, "elapsed": usage["time"] - began})
     again = [event["started_at"] - began for event in run.events if event["event"] == "training_started"][1:]
     return plots.of_usage(by_node, again)

@@ -206,16 +206,18 @@ def _usage(
     measured = {name: pair for name, pair in measured.items() if pair[0]}
     if not measured:
         return None
-    axes = _axes(title, label)
-    scale = _time_axis(axes, [at for times, _ in measured.values() for at in times])
+    named = 1 < len(measured) <= MOST_NAMED
+    below = 0.65 + 0.2 * len(measured) if named else 0.55  # the names of pods are long: they stand under the picture
+    axes = _axes(title, label, "", (WIDE, 2.5 + below), (0.72, below))
+    scale = _time_axis(axes, [at for times, _ in measured.values() for at in times], since="the run")
     for index, (name, (times, values)) in enumerate(measured.items()):
         colour, dash = look(index)
         _curve(axes, [at / scale for at in times], [v / unit for v in values], color=colour, linestyle=dash, label=name)
     for began in attempts:
         axes.axvline(began / scale, color=MUTED, linewidth=0.9, linestyle=":")
     axes.set(xlim=(0, None), ylim=(0, None))
-    if 1 < len(measured) <= MOST_NAMED:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(measured), 3), handlelength=1.2)
+    if named:
+        axes.legend(loc="lower left", bbox_to_anchor=(0.15 / WIDE, 0.05), bbox_transform=axes.figure.transFigure)
     return _png(axes)
 
 
@@ -343,11 +345,11 @@ def _whole_epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _time_axis(axes: Axes, *columns: Sequence[float]) -> int:
+def _time_axis(axes: Axes, *columns: Sequence[float], since: str = "training") -> int:
     """Label a time axis; returns the seconds in its unit, which suits the longest time of all columns."""
     longest = max(map(max, filter(None, columns)), default=0.0)
     unit, name = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 3 * 60 else (1, "seconds")
-    axes.set_xlabel(f"{name} since training began")
+    axes.set_xlabel(f"{name} since {since} began")
     return unit
 
 
