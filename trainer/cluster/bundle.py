@@ -154,21 +154,26 @@ def _of_prometheus(name: str, record: Record | None, url: str | None) -> Iterato
     yield "metrics.json", _json(found)
 
 
+def _is_secret(name: str) -> bool:
+    """Whether what is named so is secret; an ID, a file or a mode names a secret, and is none."""
+    return bool(SECRET_NAME.search(name)) and not name.upper().endswith(("_ID", "_FILE", "_MODE"))
+
+
 def without_secrets(node: Any) -> Any:
     """Return an object of Kubernetes without the values of variables and keys that are named like a secret."""
     if isinstance(node, list):
         return [without_secrets(item) for item in node]
     if not isinstance(node, dict):
         return node
-    if isinstance(node.get("name"), str) and isinstance(node.get("value"), str) and SECRET_NAME.search(node["name"]):
+    if isinstance(node.get("name"), str) and isinstance(node.get("value"), str) and _is_secret(node["name"]):
         return {**node, "value": HIDDEN}
     hidden = {key for key, value in node.items()
-              if isinstance(value, str) and key not in NO_SECRET and SECRET_NAME.search(key)}  # fmt: skip
+              if isinstance(value, str) and key not in NO_SECRET and _is_secret(key)}  # fmt: skip
     return {key: HIDDEN if key in hidden else without_secrets(value) for key, value in node.items()}
 
 
 def _hider(environment: Mapping[str, str]) -> Callable[[bytes], bytes]:
-    values = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 6}
+    values = {value for name, value in environment.items() if _is_secret(name) and len(value) >= 6}
     known = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)) or r"(?!)")
 
     def hide(content: bytes) -> bytes:

@@ -15,7 +15,12 @@ from trainer.storage import logs, store
 from trainer.storage.record import Record
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
-ENVIRONMENT = {"AWS_SECRET_ACCESS_KEY": SECRET, "HOME": "/home/somebody", "RAY_AUTH_TOKEN": "abc"}
+ENVIRONMENT = {
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_ACCESS_KEY_ID": "training",
+    "HOME": "/home/somebody",
+    "RAY_AUTH_TOKEN": "abc",
+}
 
 
 @pytest.fixture
@@ -25,6 +30,7 @@ def record(tmp_path):
     record.create(resolve.load("seed"), {})
     record.add_event({"event": "warning", "message": f"could not sign with {SECRET}"})
     record.add_event({"event": "warning", "message": "https://me:hunter2@host/x is away, 10 b@c"})
+    record.add_event({"event": "training_started", "attempt": 1})
     record.add_point(EPOCH)
     record.write_result({"status": "finished", "ended_at": 5000.0})
     store.write(record.weights, b"weights")
@@ -45,6 +51,7 @@ def test_a_bundle_has_record_and_logs_and_no_secret_or_weights(record, tmp_path)
     assert {"README.txt", "record/config.yaml", "record/events.jsonl", "logs/attempt-2/worker-0.err"} <= set(names)
     assert [name for name in names if "model" in name or "step-1" in name] == []
     everything = b"\n".join(found.values())
+    assert b"training_started" in everything  # an ID is no secret, and may be a word
     assert SECRET.encode() not in everything
     assert b"hunter2" not in everything
     assert b"https://<hidden>@host/x is away, 10 b@c" in everything
