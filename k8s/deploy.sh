@@ -182,7 +182,7 @@ wait_ready() {
 # Forward a port of this machine until Ctrl-C, and say what is there.
 grafana() {
   local found namespace service port=${PORT:-3000} name created newest=""
-  # whoever installed it
+  # by its label: it may come from another release than ours
   found=$(kube get services --all-namespaces --selector app.kubernetes.io/name=grafana \
     -o 'jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}') ||
     fail "the services of $CONTEXT cannot be listed; its Grafana must be opened another way (docs/dashboards.md)."

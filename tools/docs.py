@@ -12,10 +12,11 @@ import yaml
 from tools import fault_tolerance, record_page
 from trainer import config, resolve
 from trainer.cluster.patience import WAITS
-from trainer.driver import ray_cluster, starting
+from trainer.driver import environment, ray_cluster, starting
 from trainer.errors import EXIT_CODE_MEANING
-from trainer.observe import goodput, metrics
+from trainer.observe import cost, goodput, metrics
 from trainer.storage.bucket import ENDPOINTS
+from trainer.training import pod
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -108,8 +109,13 @@ ENVIRONMENT = {
     "TMPDIR, RAY_TMPDIR": "where Ray keeps its sockets; a path too long for them is replaced by one below /tmp",
     ", ".join(ray_cluster.OVERRIDDEN): "set by the trainer, whatever they are",
     ", ".join(ray_cluster.REMOVED): "not passed on",
-    "KUBECONFIG": "the kubeconfig of `submit`, `status`, `logs`, `stop`, `list` and `doctor --cluster`",
+    "KUBECONFIG": "the kubeconfig of `submit`, `status`, `logs`, `stop`, `list`, `bundle` and `doctor --cluster`",
     "TRAINER_LAST_SCRAPE_S": "seconds that the driver keeps a run's last metrics; set by the chart",
+    f"{cost.PRICES}, {cost.BUDGET}, {cost.BUDGET_STOP}": "prices and budget (docs/cost.md); set by the chart",
+    f"{environment.SUBMITTED_AT}": "when a run was submitted; set by `trainer submit`",
+    ", ".join(
+        (pod.GROUP, pod.NODE, pod.INSTANCE_TYPE, pod.ZONE, pod.SPOT, pod.IMAGE)
+    ): "what a pod is, for the record; set by the chart",
     "TRAINER_STEP_HOOK": "`module:function`, called on every worker with each batch before its step; returns the batch "
     "to train on. The seam for fault injection and probes (`trainer/training/job.py`)",
     "TRAINER_GIT_COMMIT": "the commit that an image was built from; set in the image",

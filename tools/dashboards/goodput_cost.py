@@ -13,13 +13,11 @@ from tools.dashboards.grafana import (
     table,
     thresholds,
     time_series,
-    value_names,
 )
 from tools.dashboards.promql import (
     MANY,
     PARTS,
     RUN,
-    STATES,
     alert_annotation,
     ended_early,
     ever,
@@ -29,7 +27,7 @@ from tools.dashboards.promql import (
     run_variable,
     state,
 )
-from tools.dashboards.runs import TO_RUN
+from tools.dashboards.runs import RUN_AND_STATE
 
 TEAM = "app_kubernetes_io_instance"  # the release of helm/training that a run belongs to
 HOURS = "suffix: h"
@@ -194,13 +192,7 @@ def _table() -> Json:
         more=[query(f"{ever('step', MANY, TEAM)}", table=True)],
         size=(24, 9),
         looks=[
-            override("Run", links=[TO_RUN], custom__minWidth=140),
-            override(
-                "State",
-                mappings=value_names(STATES),
-                custom__cellOptions={"type": "color-background", "mode": "basic"},
-                custom__width=105,
-            ),
+            *RUN_AND_STATE,
             *(
                 override(
                     name,

@@ -35,7 +35,7 @@ def query(expression: str, legend: str = "", *, now: bool = False, table: bool =
 
 
 def fixed(color: str) -> Json:
-    """Return one color for everything."""
+    """Return the setting that draws all series in one color."""
     return {"mode": "fixed", "fixedColor": color}
 
 

@@ -23,7 +23,7 @@ STATUSES = {
 
 
 def platform() -> Json:
-    """Return the board for whoever runs the cluster."""
+    """Return the board for platform engineers."""
     return board(
         "trainer-platform",
         "Training / Platform",

@@ -37,6 +37,16 @@ TO_RUN = {
     "url": "/d/trainer-run?var-datasource=${datasource}&var-namespace=${__data.fields.Namespace}"
     "&var-run=${__data.fields.Run}&${__url_time_range}",
 }
+# How the first columns of a table of runs look.
+RUN_AND_STATE = (
+    override("Run", links=[TO_RUN], custom__minWidth=140),
+    override(
+        "State",
+        mappings=value_names(STATES),
+        custom__cellOptions={"type": "color-background", "mode": "basic"},
+        custom__width=105,
+    ),
+)
 
 
 def runs() -> Json:
@@ -155,13 +165,7 @@ def _table() -> Json:
         more=[query(ever("info", MANY, "recipe", "device"), table=True)],
         size=(24, 9),
         looks=[
-            override("Run", links=[TO_RUN], custom__minWidth=140),
-            override(
-                "State",
-                mappings=value_names(STATES),
-                custom__cellOptions={"type": "color-background", "mode": "basic"},
-                custom__width=105,
-            ),
+            *RUN_AND_STATE,
             override(
                 "Progress",
                 unit="percentunit",

@@ -107,7 +107,7 @@ class KubeClient:
         found = sorted({config_map["metadata"]["namespace"] for config_map in (answer or {"items": []})["items"]})
         if len(found) > 1:
             raise ClusterError(f"{without}; {', '.join(found)} have one", f"name one, as in --namespace {found[0]}")
-        if not found:  # runs may outlive the chart; commands that need a release report that it is missing
+        if not found:  # runs may outlive the chart; the commands that need it say that it is missing
             return ""
         self.namespace = found[0]
         return f"Namespace {self.namespace} of {self.context}, the only one with a release of helm/training."

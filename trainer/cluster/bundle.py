@@ -49,14 +49,14 @@ QUERIES = ('{{__name__=~"ray_trainer_.+",run="{run}"}}', 'ALERTS{{run="{run}"}}'
 def write(
     name: str,
     file: Path,
-    record: Record | None,
-    kube: KubeClient | None = None,
+    record: Record | TrainerError,
+    kube: KubeClient | TrainerError,
     prometheus: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> list[str]:
     """Write what is known of a run to a ``.tar.gz``, and return the names in it.
 
-    What cannot be had, such as a cluster that is gone, is told by ``README.txt`` in it.
+    `record` and `kube` are errors where there are none; ``README.txt`` in the archive says what is missing and why.
 
     Raises:
         ConfigError: the file exists.
@@ -89,9 +89,9 @@ def _collected(source: Callable[[], Iterator[tuple[str, bytes]]], missing: list[
     return found
 
 
-def _of_record(record: Record | None) -> Iterator[tuple[str, bytes]]:
-    if record is None:
-        raise StorageError("the record was not found in a storage that can be reached from here")
+def _of_record(record: Record | TrainerError) -> Iterator[tuple[str, bytes]]:
+    if isinstance(record, TrainerError):
+        raise record
     names = (layout.CONFIG, layout.ENVIRONMENT, *layout.GROWING, layout.RESULT, layout.EVALUATION, layout.MANIFEST)
     for name in (*names, layout.REPORT):
         content = store.read(str(record.file(name)))
@@ -99,16 +99,18 @@ def _of_record(record: Record | None) -> Iterator[tuple[str, bytes]]:
             yield f"record/{name}", content
 
 
-def _of_logs(record: Record | None) -> Iterator[tuple[str, bytes]]:
-    for attempt in logs.attempts(record.place) if record is not None else ():
-        place = logs.folder(record.place, attempt) if record is not None else ""
+def _of_logs(record: Record | TrainerError) -> Iterator[tuple[str, bytes]]:
+    if isinstance(record, TrainerError):  # which the record's own part says
+        return
+    for attempt in logs.attempts(record.place):
+        place = logs.folder(record.place, attempt)
         for name in store.files(place):
             yield f"logs/attempt-{attempt}/{name}", store.read(store.join(place, name)) or b""
 
 
-def _of_cluster(name: str, kube: KubeClient | None) -> Iterator[tuple[str, bytes]]:
-    if kube is None:
-        raise StorageError("no cluster was asked")
+def _of_cluster(name: str, kube: KubeClient | TrainerError) -> Iterator[tuple[str, bytes]]:
+    if isinstance(kube, TrainerError):
+        raise kube
     job = kube.rayjob(name)
     if job is None:
         raise StorageError(f"no RayJob {name} in {kube.namespace} of {kube.context}")
@@ -137,10 +139,10 @@ def _is_of(pod: KubeObject, name: str, cluster: str) -> bool:
     )
 
 
-def _of_prometheus(name: str, record: Record | None, url: str | None) -> Iterator[tuple[str, bytes]]:
+def _of_prometheus(name: str, record: Record | TrainerError, url: str | None) -> Iterator[tuple[str, bytes]]:
     if not url:
         raise StorageError("no Prometheus was given: --prometheus URL adds half an hour of metrics (make prometheus)")
-    result = record.result() if record is not None else None
+    result = None if isinstance(record, TrainerError) else record.result()
     until = float(result["ended_at"]) if result else time.time()
     found = []
     for query in QUERIES:

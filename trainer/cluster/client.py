@@ -296,17 +296,21 @@ def bundle(
         ConfigError: the file exists.
         StorageError: it cannot be written.
     """
-    kube, job = None, None
-    with suppress(NoKubeconfigError, ClusterError):
+    kube: KubeClient | TrainerError
+    record: Record | TrainerError
+    job = None
+    try:
         kube = connect(context, namespace)
         job = kube.rayjob(name)
+    except (NoKubeconfigError, ClusterError) as error:
+        kube = error
     place = storage or (rayjob.storage_of(job) if job else None) or local_storage()
     try:
         record = find_run(name, store.normalise(place))
     except StorageError as error:
         if job is None:
-            raise NoSuchRunError(error.problem, error.fix) from None
-        record = None
+            raise
+        record = error
     return bundles.write(name, file, record, kube, prometheus)
 
 

@@ -123,7 +123,7 @@ def _announce(plan: Plan, forked: bool, began: float) -> None:
 
 def _note_stop(record: Record, clock: Clock) -> None:
     """Write how the run ended, where the main thread cannot."""
-    record.write_result(summarise(record, clock, *_why_stopped(record)))
+    record.write_result(summarise(record, clock, *_why_stopped(record), cost.prices()))
 
 
 def _why_stopped(record: Record) -> tuple[Status, TrainerError]:

@@ -5,7 +5,9 @@ Ray Train calls it in the controller's process, which outlives the workers: what
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ray.train import UserCallback
 
 from trainer.config import Config
 from trainer.driver.ray_errors import causes, described, is_death, root_causes
+from trainer.errors import StorageError
 from trainer.storage import logs
 from trainer.storage.record import Record
 from trainer.storage.schema import Point, TrainingStarted, WorkerFailed
@@ -80,11 +83,19 @@ class Recorder(UserCallback):
         """Keep the last words of a worker that could not keep them itself; those on other nodes are out of reach."""
         if rank < len(self._outputs):
             files = {f"worker-{rank}.{name}": Path(file) for name, file in self._outputs[rank].items()}
-            logs.keep(files, logs.folder(self._run, self._attempt))
+            place = logs.folder(self._run, self._attempt)
+            # a thread: a store that does not answer must not hold up the next attempt
+            threading.Thread(target=logs.keep, args=(files, place), name="keep-output", daemon=True).start()
 
     def note_preemption(self) -> None:
-        """Note that workers ended because a node is taken away."""
-        Record(self._folder).add_event({"event": "preempted", "attempt": self._attempt})
+        """Note that the workers of the newest attempt ended because a node is taken away.
+
+        Ray Train gives its failure policy a copy of this object, whose numbers stand still: the record has the attempt.
+        """
+        record = Record(self._folder)
+        with suppress(StorageError):  # the workers are to be started again all the same
+            starts = [event["attempt"] for event in record.events() if event["event"] == "training_started"]
+            record.add_event({"event": "preempted", "attempt": max(starts, default=0)})
 
     def _note_outage(self, record: Record, outage: str | None) -> None:
         if outage is not None and not self._outage:

@@ -18,5 +18,5 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     attempt = int(os.environ[ray_train.ATTEMPT])
     rank = ray.train.get_context().get_world_rank()
     printed = {f"worker-{rank}.{name}": file for name, file in logs.own_outputs(out=1, err=2).items()}
-    with logs.Keeper(settings["run"], attempt, printed), exhausted.explained():
+    with logs.Keeper(settings["run"], attempt, printed, prunes=rank == 0), exhausted.explained():
         return loop.train({**settings, "attempt": attempt})

@@ -70,13 +70,14 @@ def end_of(file: Path) -> bytes:
 class Keeper:
     """A thread that keeps the ends of this process's output files in a run's logs, while it runs and at its end.
 
-    `files` has their names in the logs.
+    `files` has their names in the logs. The one keeper of an attempt that `prunes` removes the logs of old attempts.
     """
 
-    def __init__(self, run: str, attempt: int, files: Mapping[str, Path]):
+    def __init__(self, run: str, attempt: int, files: Mapping[str, Path], prunes: bool = False):
         self._run = run
         self._attempt = attempt
         self._files = dict(files)
+        self._prunes = prunes
         self._sizes: dict[str, int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="keep-logs", daemon=True)
@@ -100,8 +101,9 @@ class Keeper:
         self._thread.join(LAST_WRITE_S)
 
     def _follow(self) -> None:
-        with suppress(StorageError):
-            prune(self._run, self._attempt)
+        if self._prunes:
+            with suppress(StorageError):
+                prune(self._run, self._attempt)
         while not self._over.wait(WRITE_EVERY_S):
             self._keep()
         self._keep()

@@ -228,7 +228,7 @@ class Node(TypedDict):
     node: Annotated[str, "Ray's name of it"]
     alive: bool
     pod: Annotated[str, "name of the pod or machine"]
-    group: Annotated[str, "worker group; `head` for the head; empty where nobody says"]
+    group: Annotated[str, "worker group; `head` for the head; empty where it is unknown"]
     spot: Annotated[bool, "whether it may be taken away at any time"]
     reason: NotRequired[Annotated[str, "why it is gone, in Ray's words"]]
 

@@ -10,11 +10,12 @@ from support.points import EPOCH
 
 from trainer import resolve
 from trainer.cluster import bundle, client
-from trainer.errors import ConfigError, NoSuchRunError
+from trainer.errors import ClusterError, ConfigError, NoSuchRunError
 from trainer.storage import logs, store
 from trainer.storage.record import Record
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
+GONE = ClusterError("the API server of kind does not answer", "start it")
 ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": SECRET,
     "AWS_ACCESS_KEY_ID": "training",
@@ -45,7 +46,7 @@ def contents(file):
 
 
 def test_a_bundle_has_record_and_logs_and_no_secret_or_weights(record, tmp_path):
-    names = bundle.write("r1", tmp_path / "r1.tar.gz", record, environment=ENVIRONMENT)
+    names = bundle.write("r1", tmp_path / "r1.tar.gz", record, GONE, environment=ENVIRONMENT)
     found = contents(tmp_path / "r1.tar.gz")
     assert sorted(found) == names
     assert {"README.txt", "record/config.yaml", "record/events.jsonl", "logs/attempt-2/worker-0.err"} <= set(names)
@@ -56,7 +57,7 @@ def test_a_bundle_has_record_and_logs_and_no_secret_or_weights(record, tmp_path)
     assert b"hunter2" not in everything
     assert b"https://<hidden>@host/x is away, 10 b@c" in everything
     assert found["logs/attempt-2/worker-0.err"] == b"\xff key <hidden>\n"
-    assert b"no cluster was asked" in found["README.txt"]
+    assert str(GONE).encode() in found["README.txt"]
     assert b"--prometheus URL" in found["README.txt"]
 
 
@@ -116,7 +117,7 @@ def test_the_metrics_are_those_of_half_an_hour_before_the_runs_end(record, tmp_p
     with HTTPServer(("127.0.0.1", 0), Prometheus) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        bundle.write("r1", tmp_path / "out.tar.gz", record, prometheus=url)
+        bundle.write("r1", tmp_path / "out.tar.gz", record, GONE, prometheus=url)
         server.shutdown()
     assert len(json.loads(contents(tmp_path / "out.tar.gz")["metrics.json"])) == len(asked) == 2
     assert 'run="r1"' in asked[0]["query"][0]
@@ -124,14 +125,14 @@ def test_the_metrics_are_those_of_half_an_hour_before_the_runs_end(record, tmp_p
 
 
 def test_a_prometheus_that_is_none_is_said_in_the_bundle(record, tmp_path):
-    bundle.write("r1", tmp_path / "out.tar.gz", record, prometheus="http://127.0.0.1:1")
+    bundle.write("r1", tmp_path / "out.tar.gz", record, GONE, prometheus="http://127.0.0.1:1")
     assert b"Prometheus at http://127.0.0.1:1 does not answer" in contents(tmp_path / "out.tar.gz")["README.txt"]
 
 
 def test_a_file_that_exists_is_not_overwritten(record, tmp_path):
     (tmp_path / "mine").write_text("keep")
     with pytest.raises(ConfigError, match="mine exists"):
-        bundle.write("r1", tmp_path / "mine", record)
+        bundle.write("r1", tmp_path / "mine", record, GONE)
     assert (tmp_path / "mine").read_text() == "keep"
 
 
@@ -140,3 +141,22 @@ def test_a_run_that_nobody_has_gets_no_bundle(monkeypatch, tmp_path):
     with pytest.raises(NoSuchRunError, match="r7"):
         client.bundle("r7", tmp_path / "out.tar.gz", storage=str(tmp_path))
     assert not (tmp_path / "out.tar.gz").exists()
+
+
+def test_what_could_not_be_asked_is_named_with_the_reason(monkeypatch, record, tmp_path):
+    def refused(context=None, namespace=None):
+        raise GONE
+
+    monkeypatch.setattr(client, "connect", refused)
+    client.bundle("r1", tmp_path / "here.tar.gz", storage=str(tmp_path / "runs"))
+    found = contents(tmp_path / "here.tar.gz")
+    assert b"the API server of kind does not answer; start it" in found["README.txt"]
+    assert "record/result.json" in found
+    kube = FakeKube()
+    kube.jobs["r1"] = rayjob(**COMPLETE)
+    monkeypatch.setattr(kube, "pod_log", lambda pod, container, since_s=None: "")
+    monkeypatch.setattr(client, "connect", lambda context=None, namespace=None: kube)
+    client.bundle("r1", tmp_path / "there.tar.gz", storage=str(tmp_path / "empty"))
+    found = contents(tmp_path / "there.tar.gz")
+    assert b"r1 is neither a run in" in found["README.txt"]
+    assert "cluster/rayjob.json" in found

@@ -7,6 +7,7 @@ import yaml
 
 from trainer import resolve
 from trainer.cluster import rayjob
+from trainer.driver import environment
 from trainer.errors import ConfigError, ConflictError
 
 RAYJOB = (Path(__file__).parents[3] / "k8s" / "rayjob.yaml").read_text()  # what the chart makes on kind
@@ -53,7 +54,7 @@ def test_the_driver_is_told_when_its_run_was_submitted():
     made = job(config())
     rayjob.note_submission(made, 1790000000.25)
     words = shlex.split(made["spec"]["entrypoint"])
-    assert words[:5] == ["env", "TRAINER_SUBMITTED_AT=1790000000.250", "python", "-m", "trainer"]
+    assert words[:5] == ["env", f"{environment.SUBMITTED_AT}=1790000000.250", "python", "-m", "trainer"]
     assert rayjob.submit_options({**made, "metadata": {**made["metadata"]}})[:2] == ["--name", "r1"]
 
 

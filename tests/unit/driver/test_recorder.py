@@ -1,5 +1,6 @@
 import os
 import pickle
+import threading
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -8,6 +9,7 @@ from trainer.config import Config
 from trainer.driver.ray_train import ATTEMPT, AttemptNumber
 from trainer.driver.recorder import Recorder
 from trainer.observe.display import event_sentence
+from trainer.storage import logs
 from trainer.storage.record import Record
 
 CONFIG = Config(workers=2)  # with a peak learning rate of 0.1
@@ -90,11 +92,27 @@ def test_a_point_has_the_newest_checkpoint_once_there_is_one(recorder, tmp_path)
     assert (with_one["checkpoint_step"], with_one["checkpoint_at"]) == (5, 1000.5)
 
 
-def test_a_preemption_is_an_event_of_its_attempt(recorder, tmp_path):
+def test_a_preemption_is_an_event_of_the_newest_attempt(tmp_path):
+    recorder = Recorder(tmp_path, CONFIG, attempt=3)
+    policys_copy = pickle.loads(pickle.dumps(recorder))  # as Ray hands it to the controller, beside the callbacks
     recorder.after_report(None, [ready()], None)
-    recorder.note_preemption()
+    policys_copy.note_preemption()
     assert Record(tmp_path).events()[-1]["event"] == "preempted"
-    assert Record(tmp_path).events()[-1]["attempt"] == 1
+    assert Record(tmp_path).events()[-1]["attempt"] == 3
+
+
+def test_a_record_that_cannot_be_written_ends_no_preempted_run(tmp_path):
+    Recorder(tmp_path / "missing", CONFIG).note_preemption()
+
+
+def test_the_last_output_of_a_killed_worker_is_kept(recorder, tmp_path):
+    (tmp_path / "w.err").write_text("Fatal Python error: Segmentation fault\n")
+    outputs = {"err": str(tmp_path / "w.err"), "out": "/of/another/node"}
+    recorder.after_report(None, [ready(), ready(outputs=outputs)], None)
+    recorder.after_exception(None, {1: ActorDiedError()})
+    for thread in [each for each in threading.enumerate() if each.name == "keep-output"]:
+        thread.join(10)
+    assert logs.lines(str(tmp_path), "worker-1") == ["Fatal Python error: Segmentation fault"]
 
 
 def test_each_start_of_a_worker_group_is_an_attempt(tmp_path):

@@ -106,6 +106,16 @@ def test_an_output_that_is_not_kept_is_said_with_those_that_are(kept, tmp_path):
         logs.lines(str(tmp_path / "none"), "driver")
 
 
+def test_the_keeper_that_prunes_removes_the_logs_of_old_attempts(kept, monkeypatch):
+    monkeypatch.setattr(logs, "MOST_ATTEMPTS", 2)
+    with logs.Keeper(kept, 11, {}):
+        pass
+    assert logs.attempts(kept) == [1, 2, 10]
+    with logs.Keeper(kept, 11, {}, prunes=True):
+        pass
+    assert logs.attempts(kept) == [10]
+
+
 def test_only_the_logs_of_the_newest_attempts_stay(kept, monkeypatch):
     monkeypatch.setattr(logs, "MOST_ATTEMPTS", 9)
     logs.prune(kept, newest=10)
