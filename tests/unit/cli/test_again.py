@@ -57,7 +57,7 @@ def test_a_hint_promises_to_continue_only_what_the_same_command_can(error, resum
         (".venv/bin/trainer", None, ".venv/bin/trainer"),
         ("/opt/bin/trainer", "/opt/bin/trainer", "trainer"),
         ("/opt/bin/trainer", "/usr/bin/trainer", "/opt/bin/trainer"),
-        ("/src/trainer/__main__.py", None, f"{sys.executable} -m trainer"),
+        ("/src/trainer/__main__.py", None, f"{shlex.quote(sys.executable)} -m trainer"),
         ("/src/pytest/__main__.py", None, "trainer"),
     ],
 )

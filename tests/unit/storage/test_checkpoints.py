@@ -32,7 +32,7 @@ def bucket():
         buckets.client.cache_clear()
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.server)])
 def run(request, tmp_path):
     """The URI of a run that has no checkpoint yet, in a folder or in an S3 server."""
     if request.param == "folder":

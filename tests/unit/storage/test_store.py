@@ -27,7 +27,7 @@ def bucket(server, monkeypatch, request):
     buckets.client.cache_clear()
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.server)])
 def place(request, tmp_path):
     return str(tmp_path / "a folder") if request.param == "folder" else request.getfixturevalue("bucket")
 
