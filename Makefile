@@ -10,6 +10,7 @@ BIN := .venv/bin
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fashion-mnist-on-ray:$(VERSION)
 TORCH ?= cuda
+BASE ?= python:3.11-slim-bookworm
 ENV ?= kind
 # It also reads CONTEXT, PATIENCE_S, PORT and YES.
 DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" PYTHON="$(PYTHON)" k8s/deploy.sh
@@ -38,9 +39,9 @@ setup: .venv/.ready ## only make the environment in .venv
 ##@ Run on Kubernetes (ENV=kind|gke|eks|aks|openshift, CONTEXT=name of an existing cluster)
 
 .PHONY: deploy
-deploy: ## everything a run needs, from no cluster to ready: the steps below, each of which can be repeated
+deploy: ## everything a run needs, from no cluster to ready: the steps below, each of which can be repeated; kind's image has no CUDA
 	@$(DEPLOY) check-tools
-	@[ "$(ENV)" != kind ] || $(MAKE) --no-print-directory image
+	@[ "$(ENV)" != kind ] || $(MAKE) --no-print-directory image TORCH=$(if $(filter file,$(origin TORCH)),cpu,$(TORCH))
 	@$(DEPLOY) kind-create install-platform kind-load install-charts wait-ready
 
 .PHONY: kind-create install-platform kind-load install-charts wait-ready
@@ -62,8 +63,8 @@ prometheus: ## Prometheus, at a port of this machine: PORT=9090
 	@$(DEPLOY) prometheus
 
 .PHONY: image
-image: ## build the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag
-	DOCKER_BUILDKIT=1 docker build --tag "$(IMAGE)" --build-arg TORCH="$(TORCH)" --build-arg VERSION="$(VERSION)" \
+image: ## build the container image: TORCH=cpu leaves out CUDA, IMAGE=name:tag, BASE=name@sha256:...
+	DOCKER_BUILDKIT=1 docker build --tag "$(IMAGE)" --build-arg BASE="$(BASE)" --build-arg TORCH="$(TORCH)" --build-arg VERSION="$(VERSION)" \
 	  --build-arg REVISION="$$(git describe --always --abbrev=40 --dirty=+changes 2> /dev/null || true)" .
 
 .PHONY: uninstall kind-delete
@@ -169,6 +170,7 @@ lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt from pyproject.tom
 	"$(UV)" pip compile $(LOCK) --extra train --extra cluster -o requirements.txt pyproject.toml
 	"$(UV)" pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt \
 	  -o requirements-dev.txt pyproject.toml
+	"$(UV)" pip compile $(LOCK) --group build -o requirements-build.txt
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs/ stays
@@ -178,10 +180,10 @@ clean: ## remove the environment and caches; runs/ stays
 help: ## this text
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.uv/bin/uv: requirements-uv.txt
+.uv/bin/uv: requirements-build.txt
 	@"$(PYTHON)" tools/supported.py
 	@"$(PYTHON)" -m venv .uv || { echo "Error: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian, Ubuntu) or uv."; exit 2; }
-	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.txt
 
 .venv/.ready: requirements.txt pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	@"$(PYTHON)" tools/supported.py

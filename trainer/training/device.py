@@ -43,7 +43,8 @@ def choose(config: Config) -> torch.device:
         return torch.device("mps")
     raise ResourceError(
         f"gpu: true, but PyTorch {torch.__version__} finds no GPU on {platform.node()}",
-        "install a PyTorch build for this GPU's driver, or train without --gpu",
+        "install a PyTorch build for this GPU's driver (an image of TORCH=cpu has none: build it without), "
+        "or train without --gpu",
     )
 
 
