@@ -12,7 +12,7 @@ IMAGE ?= fashion-mnist-on-ray:$(VERSION)
 TORCH ?= cuda
 BASE ?= python:3.11-slim-bookworm
 ENV ?= kind
-# It also reads CONTEXT, PATIENCE_S, PORT and YES.
+# It also reads CONTEXT, NAMESPACE, PATIENCE_S, PORT and YES.
 DEPLOY = ENV="$(ENV)" IMAGE="$(IMAGE)" PYTHON="$(PYTHON)" k8s/deploy.sh
 LOCK := -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 # uv, if this machine has it; else a copy of its own in .uv, from PyPI, by hash.
@@ -36,7 +36,7 @@ train: .venv/.ready ## train on this machine: RECIPE=fast|seed|accurate, ARGS="-
 .PHONY: setup
 setup: .venv/.ready ## only make the environment in .venv
 
-##@ Run on Kubernetes (ENV=kind|gke|eks|aks|openshift, CONTEXT=name of an existing cluster)
+##@ Run on Kubernetes (ENV=kind|gke|eks|aks|openshift, CONTEXT=name of an existing cluster, NAMESPACE=of a team)
 
 .PHONY: deploy
 deploy: ## everything a run needs, from no cluster to ready: the steps below, each of which can be repeated; kind's image has no CUDA

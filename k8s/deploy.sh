@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 ENV=${ENV:-kind}
 CLUSTER=${KIND_CLUSTER:-fashion-mnist} # the name in k8s/kind/cluster.yaml, or another
 IMAGE=${IMAGE:?the image to load, as in make deploy}
-NAMESPACE=training
+NAMESPACE=${NAMESPACE:-training} # one for each team
 PATIENCE_S=${PATIENCE_S:-300} # how long wait-ready and uninstall wait
 PYTHON=${PYTHON:-python3}
 values=k8s/$ENV/training.yaml
@@ -44,6 +44,11 @@ check_tools() {
     need kind https://kind.sigs.k8s.io/docs/user/quick-start
     CONTEXT=kind-$CLUSTER
   fi
+  [[ $NAMESPACE =~ ^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
+    fail "NAMESPACE: $NAMESPACE is no name of a namespace; use lower-case letters, digits and '-'."
+  case $NAMESPACE in monitoring | kuberay-system | gpu-operator | kube-* | default)
+    fail "NAMESPACE: $NAMESPACE has other things in it; give runs one of their own, as in NAMESPACE=team-b." ;;
+  esac
   [ -f "$values" ] || fail "ENV: $values does not exist; ENV is one of $(environments)."
   CONTEXT=${CONTEXT:-$(kubectl config current-context 2> /dev/null)} ||
     fail "CONTEXT: kubectl has no current context; name one, as in make deploy ENV=$ENV CONTEXT=name."
@@ -78,14 +83,36 @@ kind_create() {
   say "cluster $CONTEXT answers"
 }
 
+# A namespace, and which pods it lets in: Pod Security's restricted, or privileged where pods look into their node.
+namespace() { # namespace NAME LEVEL
+  kube get namespace "$1" > /dev/null 2>&1 && return # others may have decided
+  kube create namespace "$1" > /dev/null
+  kube label namespace "$1" "pod-security.kubernetes.io/enforce=$2" > /dev/null
+}
+
+# A Secret that is made here, once: its keys are in no file and no argument list.
+secret() { # secret NAMESPACE NAME KEY OTHER-KEY VALUE-OF-THE-OTHER
+  local random
+  kube -n "$1" get secret "$2" > /dev/null 2>&1 && return
+  random=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(24))')
+  printf '%s=%s\n%s=%s\n' "$3" "$random" "$4" "$5" |
+    kube -n "$1" create secret generic "$2" --from-env-file=/dev/stdin > /dev/null
+}
+
 install_platform() {
   # The stack first: it has the definitions of the monitors. OpenShift has one of its own.
-  [ "$ENV" = openshift ] || chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
-    "$PROMETHEUS_STACK_REPO" "$PROMETHEUS_STACK_VERSION"
+  if [ "$ENV" != openshift ]; then
+    namespace monitoring privileged # the node exporter
+    secret monitoring grafana-admin admin-password admin-user admin
+    chart monitoring prometheus kube-prometheus-stack "${PROMETHEUS_STACK_CHART:-}" \
+      "$PROMETHEUS_STACK_REPO" "$PROMETHEUS_STACK_VERSION"
+  fi
   monitors # before Prometheus reads its first configuration: the next one takes up to three minutes
+  namespace kuberay-system restricted
   chart kuberay-system kuberay-operator kuberay-operator "${KUBERAY_OPERATOR_CHART:-}" \
     "$KUBERAY_OPERATOR_REPO" "$KUBERAY_OPERATOR_VERSION"
   if [ "$ENV" = eks ] || [ "$ENV" = aks ]; then
+    namespace gpu-operator privileged
     chart gpu-operator gpu-operator gpu-operator "" "$GPU_OPERATOR_REPO" "$GPU_OPERATOR_VERSION"
   fi
 }
@@ -128,11 +155,13 @@ install_charts() {
   local left
   left=$(placeholders) || fail "$values cannot be read."
   [ -z "$left" ] || fail "$values still has placeholders: $left; replace them (docs/clouds.md)."
-  kube create namespace $NAMESPACE --dry-run=client -o yaml | kube apply -f - > /dev/null
-  kube label namespace $NAMESPACE --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null
+  namespace "$NAMESPACE" restricted
+  kube label namespace "$NAMESPACE" --overwrite pod-security.kubernetes.io/enforce=restricted > /dev/null
   [ "$ENV" != kind ] || object_store
-  say "chart helm/training with $values"
-  release training helm/training --namespace $NAMESPACE --values "$values"
+  local digest
+  digest=$(digest_of_values)
+  say "chart helm/training with $values${digest:+, image by digest}"
+  release training helm/training --namespace "$NAMESPACE" --values "$values" ${digest:+--set "image.digest=$digest"}
   monitors
 }
 
@@ -143,16 +172,24 @@ monitors() {
   release monitoring helm/monitoring --namespace "$MONITORS" --values "$own"
 }
 
+# What the registry calls the image that was pushed from here: a tag can be moved, a digest cannot. Nothing if Docker or
+# the image is not here, or the values name a digest.
+digest_of_values() {
+  local line digests repository
+  while read -r line; do
+    [[ $line != digest:* ]] || return 0
+  done < "$values"
+  repository=$(image_of_values)
+  digests=$(docker image inspect "$IMAGE" --format '{{join .RepoDigests "\n"}}' 2> /dev/null) || return 0
+  while read -r line; do
+    if [ "${line%@*}" = "$repository" ]; then printf '%s' "${line#*@}"; fi
+  done <<< "$digests"
+}
+
 object_store() {
-  # Its keys are made here, once; they are in no file and no argument list.
-  local key
-  kube -n $NAMESPACE get secret object-store > /dev/null 2>&1 || {
-    key=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(24))')
-    printf 'AWS_ACCESS_KEY_ID=training\nAWS_SECRET_ACCESS_KEY=%s\n' "$key" |
-      kube -n $NAMESPACE create secret generic object-store --from-env-file=/dev/stdin > /dev/null
-  }
+  secret "$NAMESPACE" object-store AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID training
   say "object store"
-  kube -n $NAMESPACE apply -f k8s/kind/object-store.yaml > /dev/null
+  kube -n "$NAMESPACE" apply -f k8s/kind/object-store.yaml > /dev/null
 }
 
 wait_ready() {
@@ -164,16 +201,18 @@ wait_ready() {
       "$CONTEXT get events -A --sort-by=.lastTimestamp, or wait longer with PATIENCE_S=900."
     sleep 1
   done
-  local job_note="" there="ENV=$ENV CONTEXT=$CONTEXT" grafana=""
+  local there="ENV=$ENV CONTEXT=$CONTEXT" note="" without="" grafana=""
   [ -z "$own_cluster" ] || there=""
+  [ "$NAMESPACE" = training ] || there="${there:+$there }NAMESPACE=$NAMESPACE"
   [ "$ENV" = openshift ] || grafana="
   make grafana $there"
-  [ "$ENV" = kind ] || job_note=" (that of kind; yours is in the ConfigMap training-rayjob)"
+  [ "$ENV" = kind ] || note=" (that of kind; yours is in the ConfigMap training-rayjob)"
+  [ "$NAMESPACE" != training ] || without="
+  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$note"
   say "ready. Next:
   make setup                                                                   install the command, once
   .venv/bin/trainer submit --name tea --context $CONTEXT --namespace $NAMESPACE
-                                                                               start a run and follow it
-  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$job_note
+                                                                               start a run and follow it$without
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
   kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
   make prometheus $there$grafana"
@@ -181,7 +220,7 @@ wait_ready() {
 
 # Forward a port of this machine until Ctrl-C, and say what is there.
 grafana() {
-  local found namespace service port=${PORT:-3000} name created newest=""
+  local found namespace service password=grafana-admin port=${PORT:-3000} name created newest=""
   # by its label: it may come from another release than ours
   found=$(kube get services --all-namespaces --selector app.kubernetes.io/name=grafana \
     -o 'jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{"\n"}{end}') ||
@@ -189,13 +228,14 @@ grafana() {
   read -r namespace service <<< "${found%%"$newline"*}"
   [ -n "$service" ] ||
     fail "$CONTEXT has no Grafana; import helm/monitoring/dashboards/*.json into yours (docs/dashboards.md)."
+  kube -n "$namespace" get secret "$password" > /dev/null 2>&1 || password=$service # not installed from here
   read -r name created <<< "$(newest_run)"
   [ -z "$name" ] || newest="
   http://localhost:$port/d/trainer-run?var-run=$name&from=$(milliseconds "$created")&to=now    the newest run, $name"
   say "Grafana, until Ctrl-C:
   http://localhost:$port/d/trainer-runs    all runs$newest
 The user is admin; the password is in a Secret:
-  kubectl --context $CONTEXT -n $namespace get secret $service -o 'jsonpath={.data.admin-password}' | base64 -d"
+  kubectl --context $CONTEXT -n $namespace get secret $password -o 'jsonpath={.data.admin-password}' | base64 -d"
   forward "$namespace" "$service" "$port" 80
 }
 
@@ -217,7 +257,7 @@ forward() { # forward NAMESPACE SERVICE PORT PORT-OF-THE-SERVICE
 }
 
 newest_run() { # name and time of creation of the newest RayJob, or nothing
-  kube -n $NAMESPACE get rayjobs.ray.io --sort-by .metadata.creationTimestamp \
+  kube -n "$NAMESPACE" get rayjobs.ray.io --sort-by .metadata.creationTimestamp \
     -o 'jsonpath={.items[-1:].metadata.name} {.items[-1:].metadata.creationTimestamp}' 2> /dev/null || true
 }
 
@@ -229,7 +269,7 @@ print(int(d.datetime.strptime(sys.argv[1], "%Y-%m-%dT%H:%M:%S%z").timestamp() * 
 # A line for each pod, deployment and Prometheus that is not ready, with what it lacks.
 unready() {
   local namespace
-  for namespace in monitoring kuberay-system $NAMESPACE; do
+  for namespace in monitoring kuberay-system "$NAMESPACE"; do
     unready_of -n "$namespace" get deployments,statefulsets
     # the pods of runs come and go: not part of the installation
     unready_of -n "$namespace" get pods --selector '!ray.io/cluster,!batch.kubernetes.io/job-name'
@@ -273,20 +313,25 @@ uninstall() {
   fi
   # Runs first: what has finalizers needs its operator.
   say "runs and Ray clusters"
-  kube -n $NAMESPACE delete rayjobs.ray.io,rayclusters.ray.io --all --ignore-not-found --timeout "${PATIENCE_S}s" 2> /dev/null || true
+  kube -n "$NAMESPACE" delete rayjobs.ray.io,rayclusters.ray.io --all --ignore-not-found --timeout "${PATIENCE_S}s" 2> /dev/null || true
   say "charts"
-  for each in training/training "$MONITORS/monitoring"; do
-    helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
-  done
+  uninstall_charts "$NAMESPACE/training"
+  [ "$ENV" != kind ] || kube delete namespace "$NAMESPACE" --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
+  local others
+  others=$(kube get configmaps --all-namespaces --selector app.kubernetes.io/component=job-template \
+    -o 'jsonpath={range .items[*]}{.metadata.namespace} {end}') || others="unknown "
+  if [ -n "$others" ]; then
+    say "kept: the platform (KubeRay, Prometheus) and helm/monitoring, for the teams in: ${others% }"
+    return
+  fi
+  uninstall_charts "$MONITORS/monitoring"
   if [ "$ENV" != kind ]; then
     say "kept: namespace $NAMESPACE, and the platform (KubeRay, Prometheus), which others may use"
     return
   fi
-  for each in kuberay-system/kuberay-operator monitoring/prometheus; do
-    helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
-  done
+  uninstall_charts kuberay-system/kuberay-operator monitoring/prometheus
   say "namespaces and definitions"
-  kube delete namespace $NAMESPACE kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
+  kube delete namespace kuberay-system monitoring --ignore-not-found --timeout "${PATIENCE_S}s" > /dev/null
   # made by the Prometheus operator, which makes it again as long as it runs
   kube -n kube-system delete service --selector k8s-app=kubelet --ignore-not-found > /dev/null
   local crds crd
@@ -295,6 +340,13 @@ uninstall() {
     case $crd in *.ray.io | *.monitoring.coreos.com) kube delete "$crd" > /dev/null ;; esac
   done
   say "only the cluster itself is left; make kind-delete removes it"
+}
+
+uninstall_charts() { # uninstall_charts NAMESPACE/RELEASE...
+  local each
+  for each in "$@"; do
+    helm uninstall --kube-context "$CONTEXT" --ignore-not-found --wait --namespace "${each%/*}" "${each#*/}" > /dev/null
+  done
 }
 
 kind_delete() {

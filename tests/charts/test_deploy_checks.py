@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from support.charts import ENVIRONMENTS, ROOT
 
 # All that the script's own lines need.
@@ -220,6 +221,7 @@ def test_what_is_ready_is_said_with_what_to_do_next(path):
 
 LISTS_A_GRAFANA = """case "$*" in
   *"get services"*) echo "tools grafana-1"; echo "other grafana-2" ;;
+  *"get secret grafana-admin"*) exit 1 ;;
   *rayjobs*) echo "tea 2026-11-27T07:00:00Z" ;;
 esac
 echo "$*" >> "$CALLS" """
@@ -271,6 +273,121 @@ def test_the_prometheus_of_openshift_is_that_of_users(path):
     pretend(path, "kubectl", 'echo "$*" >> "$CALLS"')
     deploy(path, "prometheus", ENV="openshift", CONTEXT="c", CALLS=str(path / "calls"))
     assert "-n openshift-user-workload-monitoring port-forward" in (path / "calls").read_text()
+
+
+@pytest.mark.parametrize("namespace", ["Team", "-b", "a.b", "monitoring", "kube-system", "default"])
+def test_a_namespace_that_cannot_be_a_teams_is_refused(path, namespace):
+    for tool in ("kubectl", "helm"):
+        pretend(path, tool)
+    done = deploy(path, "install-charts", ENV="gke", CONTEXT="c", NAMESPACE=namespace)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: NAMESPACE: {namespace} ")
+
+
+ASKED = 'echo "${0##*/} $*" >> "$CALLS"'
+
+
+def calls_of(path):
+    return (path / "calls").read_text().splitlines()
+
+
+def install_charts(path, answers="", **environment):
+    """What is called to install the charts where the cluster and Docker answer so."""
+    script = path / "repository" / "k8s" / "deploy.sh"
+    (script.parent / "gke").mkdir(parents=True)
+    for name in ("deploy.sh", "platform", "unready.py"):
+        (script.parent / name).symlink_to(ROOT / "k8s" / name)
+    (script.parent / "gke" / "training.yaml").write_text("image:\n  repository: registry.example/trainer\n")
+    for tool in ("kubectl", "helm", "docker"):
+        pretend(path, tool, f'{ASKED}; case "$*" in {answers} esac')
+    done = deploy(
+        path, "install-charts", script=script, ENV="gke", CONTEXT="c", CALLS=str(path / "calls"), **environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return calls_of(path)
+
+
+def test_each_team_has_its_namespace_and_all_share_the_monitors(path):
+    calls = install_charts(path, '*"get namespace"*) exit 1 ;;', NAMESPACE="team-b")
+    assert "kubectl --context c create namespace team-b" in calls
+    assert (
+        "kubectl --context c label namespace team-b --overwrite pod-security.kubernetes.io/enforce=restricted" in calls
+    )
+    installed = [line.split(" --create-namespace ")[1] for line in calls if line.startswith("helm")]
+    assert installed[0].startswith("training helm/training --namespace team-b ")
+    assert installed[1].startswith("monitoring helm/monitoring --namespace monitoring ")
+
+
+@pytest.mark.parametrize(
+    ("digests", "passed"),
+    [
+        ("registry.example/trainer@sha256:abc", "--set image.digest=sha256:abc"),
+        ("other.example/trainer@sha256:def\nregistry.example/trainer@sha256:abc", "--set image.digest=sha256:abc"),
+        ("other.example/trainer@sha256:def", ""),
+        ("", ""),
+    ],
+)
+def test_an_image_that_was_pushed_is_installed_by_its_digest(path, digests, passed):
+    calls = install_charts(path, f'*"image inspect"*) printf "{digests}" ;;')
+    (installed,) = [line for line in calls if " training helm/training " in line]
+    assert installed.partition("training.yaml ")[2] == passed
+
+
+def test_the_platforms_namespaces_say_which_pods_they_let_in(path):
+    pretend(path, "helm", ASKED)
+    pretend(path, "kubectl", f'{ASKED}; [[ "$*" != *"get namespace"* && "$*" != *"get secret"* ]]')
+    done = deploy(path, "install-platform", ENV="eks", CONTEXT="c", CALLS=str(path / "calls"))
+    assert (done.returncode, done.stderr) == (0, "")
+    labelled = [line.split(" label namespace ")[1] for line in calls_of(path) if " label namespace " in line]
+    level = "pod-security.kubernetes.io/enforce="
+    assert labelled == [
+        f"monitoring {level}privileged",
+        f"kuberay-system {level}restricted",
+        f"gpu-operator {level}privileged",
+    ]
+
+
+def test_namespaces_and_secrets_that_are_there_stay_as_they_are(path):
+    pretend(path, "helm", ASKED)
+    pretend(path, "kubectl", ASKED)
+    deploy(path, "install-platform", ENV="gke", CONTEXT="c", CALLS=str(path / "calls"))
+    assert not [line for line in calls_of(path) if " label " in line or " create " in line]
+
+
+def test_grafanas_password_is_made_at_random_and_is_in_no_argument(path):
+    secrets = []
+    for run in ("1", "2"):
+        pretend(path, "helm")
+        pretend(
+            path,
+            "kubectl",
+            f'{ASKED}; case "$*" in *"get secret"*) exit 1 ;; *"create secret"*) '
+            'while read -r line; do echo "$line"; done > "$SECRET" ;; esac',
+        )
+        deploy(path, "install-platform", ENV="gke", CONTEXT="c", CALLS=str(path / "calls"), SECRET=str(path / run))
+        secrets.append(dict(line.split("=") for line in (path / run).read_text().splitlines()))
+    assert secrets[0]["admin-user"] == "admin"
+    assert secrets[0]["admin-password"] != secrets[1]["admin-password"]
+    assert len(secrets[0]["admin-password"]) == 48
+    assert secrets[0]["admin-password"] not in "".join(calls_of(path))
+    (made,) = {line for line in calls_of(path) if "create secret" in line}
+    assert "-n monitoring create secret generic grafana-admin --from-env-file=/dev/stdin" in made
+    values = yaml.safe_load((ROOT / "k8s" / "platform" / "kube-prometheus-stack.yaml").read_text())
+    assert values["grafana"]["admin"]["existingSecret"] == "grafana-admin"
+    assert {values["grafana"]["admin"][key] for key in ("userKey", "passwordKey")} == set(secrets[0])
+
+
+def test_the_platform_stays_while_another_team_uses_it(path):
+    for tool in ("docker", "helm"):
+        pretend(path, tool, ASKED)
+    pretend(path, "kubectl", f'{ASKED}; case "$*" in *"get configmaps"*) printf "team-b " ;; esac')
+    done = deploy(path, "uninstall", CONTEXT="c", YES="1", CALLS=str(path / "calls"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "for the teams in: team-b\n" in done.stdout
+    assert [line.split()[-1] for line in calls_of(path) if line.startswith("helm uninstall")] == ["training"]
+    assert [line for line in calls_of(path) if "delete namespace" in line] == [
+        "kubectl --context c delete namespace training --ignore-not-found --timeout 300s"
+    ]
 
 
 @pytest.mark.parametrize("clusters", ["fashion-mnist", "fashion-mnist-2", ""])

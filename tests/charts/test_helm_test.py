@@ -144,7 +144,7 @@ def test_the_doctor_has_what_a_head_has_but_for_its_size(place):
     manifests = render(values_of(place))
     pod = one(manifests, "Pod", "-test")
     head = clusters(manifests)[0]["headGroupSpec"]["template"]
-    labels = {key: value for key, value in head["metadata"]["labels"].items() if key != "cluster"}
+    labels = {key: value for key, value in head["metadata"]["labels"].items() if key != "trainer/cluster"}
     assert pod["metadata"]["labels"] == labels
     for key in ("serviceAccountName", "securityContext"):
         assert pod["spec"][key] == head["spec"][key]
@@ -155,7 +155,8 @@ def test_the_doctor_has_what_a_head_has_but_for_its_size(place):
     }
     assert its_env.items() <= env_of(mine).items()
     assert mine["command"] == ["python", "-m", "trainer", "doctor"]
-    assert {"tmp", "shm"} == {volume["name"] for volume in pod["spec"]["volumes"]}
+    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert volumes == {volume["name"] for volume in head["spec"]["volumes"]} - {"config", "podinfo", "api-token"}
 
 
 def env_of(container):

@@ -192,7 +192,9 @@ def test_the_standing_cluster_is_the_jobs_but_for_its_label():
     values = {**values_of("defaults"), "cluster": {"enabled": True}}
     of_job, standing = clusters(render(values))
     assert standing.pop("upgradeStrategy") == {"type": "Recreate"}
-    assert json.dumps(of_job) == json.dumps(standing).replace('"cluster": "standing"', '"cluster": "job"')
+    assert json.dumps(of_job) == json.dumps(standing).replace(
+        '"trainer/cluster": "standing"', '"trainer/cluster": "job"'
+    )
 
 
 def test_there_is_no_standing_cluster_unless_asked_for():

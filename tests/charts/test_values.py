@@ -14,7 +14,17 @@ KITCHEN_SINK = values_of("kitchen-sink")
 DEFAULTS = yaml.safe_load((ROOT / "helm" / "training" / "values.yaml").read_text())
 SCHEMA = json.loads((ROOT / "helm" / "training" / "values.schema.json").read_text())
 # Free maps: their keys are the user's, so any key is right.
-FREE = {"annotations", "podLabels", "podAnnotations", "nodeSelector", "rayLabels", "rayResources", "quota", "env"}
+FREE = {
+    "affinity",
+    "annotations",
+    "podLabels",
+    "podAnnotations",
+    "nodeSelector",
+    "rayLabels",
+    "rayResources",
+    "quota",
+    "env",
+}
 # Values that show only beside another one: what a test sets or takes away first.
 BESIDE = {("image", "tag"): {("image", "digest"): None}}
 # Values whose kitchen sink cannot differ from the default in effect: what they are changed to instead.

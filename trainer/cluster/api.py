@@ -298,7 +298,7 @@ def refusal(status: int, message: str, where: str) -> TrainerError:
         return ResourceError(
             f"quota: {where} refuses the object: {message}", "wait for other runs to end, or have the quota raised"
         )
-    if status == 403 or "admission webhook" in message:
+    if status == 403 or "admission webhook" in message or "ValidatingAdmissionPolicy" in message:
         return ClusterError(f"admission: {where} refuses the object: {message}", "see the message of the policy above")
     if unknown := re.search(r'unknown field "([^"]+)"', message):
         return ClusterError(

@@ -13,6 +13,23 @@
 {{- range $name, $value := .Values.storage.env }}
 - {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
+{{- with .Values.storage.caBundle }}
+{{- if .configMap }}
+# In place of the image's own list, so the bundle has all authorities that are trusted.
+- {name: SSL_CERT_FILE, value: "{{ include "training.caBundlePath" $ }}/{{ .key }}"}
+{{- end }}
+{{- end }}
+{{- with .Values.proxy }}
+{{- if or .http .https }}
+{{- range $name, $value := dict "HTTP_PROXY" .http "HTTPS_PROXY" .https "NO_PROXY" (join "," .noProxy) }}
+{{- with $value }}
+# Some programs read the one, some the other.
+- {name: {{ $name | quote }}, value: {{ . | quote }}}
+- {name: {{ lower $name | quote }}, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 # A run's last numbers stay until Prometheus has scraped them.
 - {name: TRAINER_LAST_SCRAPE_S, value: {{ int64 .Values.job.lastScrapeSeconds | quote }}}
 # Idle threads sleep: spinning ones would take the cores of the other workers on the node.

@@ -1,15 +1,16 @@
 {{/* Names, labels and the small pieces that several objects share. */}}
 
 {{- define "training.name" -}}
-{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" .Release.Name) }}
+{{- $name := .Values.fullnameOverride | default .Release.Name }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" $name) }}
 {{- $rule := "KubeRay takes up to 40 lower-case letters, digits and '-', beginning with a letter" }}
-{{- fail (printf "release name %q: %s" .Release.Name $rule) }}
+{{- fail (printf "%s %q: %s" (ternary "fullnameOverride" "release name" (not (empty .Values.fullnameOverride))) $name $rule) }}
 {{- end }}
-{{- .Release.Name }}
+{{- $name }}
 {{- end }}
 
 {{- define "training.labels" -}}
-app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name | quote }}
 app.kubernetes.io/instance: {{ include "training.name" . | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
@@ -36,6 +37,28 @@ app.kubernetes.io/part-of: fashion-mnist-on-ray
 
 {{- define "training.storage" -}}
 {{- required "storage.uri: say where runs are kept, such as s3://bucket/prefix" .Values.storage.uri }}
+{{- end }}
+
+{{- /* Nodes for a pod, and how it runs there: of the head (which the submitter shares) or a worker group. */}}
+{{- define "training.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "training.caBundlePath" -}}
+/etc/ca-bundle
 {{- end }}
 
 {{- define "training.tokenSecret" -}}

@@ -72,9 +72,8 @@ spec:
   {{- end }}
   securityContext:
     {{- include "training.podSecurity" $ | nindent 4 }}
-  {{- with $.Values.head.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
+  {{- with include "training.placement" $.Values.head }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- with $.Values.head.tolerations }}
   tolerations:

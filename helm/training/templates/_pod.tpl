@@ -6,7 +6,7 @@
 metadata:
   labels:
     {{- include "training.podLabels" . | nindent 4 }}
-    cluster: {{ .cluster | quote }}
+    trainer/cluster: {{ .cluster | quote }}
     {{- with $.Values.identity.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -34,9 +34,8 @@ spec:
   {{- end }}
   securityContext:
     {{- include "training.podSecurity" $ | nindent 4 }}
-  {{- with $group.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
+  {{- with include "training.placement" $group }}
+  {{- . | nindent 2 }}
   {{- end }}
   tolerations:
     {{- range list "node.kubernetes.io/unreachable" "node.kubernetes.io/not-ready" }}
@@ -95,6 +94,9 @@ spec:
         - {name: shm, mountPath: /dev/shm}
         - {name: config, mountPath: /etc/trainer, readOnly: true}
         - {name: podinfo, mountPath: /etc/podinfo, readOnly: true}
+        {{- if $.Values.storage.caBundle.configMap }}
+        - {name: ca-bundle, mountPath: {{ include "training.caBundlePath" $ | quote }}, readOnly: true}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: {{ toJson $group.tmp }}}
@@ -105,6 +107,10 @@ spec:
     # Its time stamp tells when the pod had its node and the image was asked for.
     - name: podinfo
       downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}
+    {{- with $.Values.storage.caBundle.configMap }}
+    - name: ca-bundle
+      configMap: {name: {{ . | quote }}}
+    {{- end }}
     {{- if and $head (eq "true" (include "training.autoscaling" .)) }}
     # What Kubernetes would mount in all containers, here for the autoscaler alone.
     - name: api-token
