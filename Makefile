@@ -24,7 +24,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 # What `make generate` writes.
-GENERATED := docs/alerts.md docs/configuration.md docs/config.schema.json docs/metrics.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
+GENERATED := docs/alerts.md docs/configuration.md docs/config.schema.json docs/metrics.md docs/network.md docs/record.md docs/waiting.md docs/fault-tolerance.md \
   helm/training/values.schema.json helm/monitoring/dashboards k8s/rayjob.yaml
 
 ##@ Use

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tools import fault_tolerance, record_page
+from tools import fault_tolerance, network, record_page
 from trainer import config, resolve
 from trainer.cluster.patience import WAITS
 from trainer.driver import environment, ray_cluster, starting
@@ -31,6 +31,7 @@ def main() -> None:
     (DOCS / "metrics.md").write_text("\n".join(_metrics()))
     (DOCS / "alerts.md").write_text("\n".join(_alerts(DOCS.parent / "helm" / "monitoring")))
     (DOCS / "waiting.md").write_text("\n".join(_waits()))
+    (DOCS / "network.md").write_text("\n".join(network.page()))
     (DOCS / "record.md").write_text("\n".join(record_page.page()))
     (DOCS / "fault-tolerance.md").write_text("\n".join(fault_tolerance.page(DOCS / "results" / "faults")))
 

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from support import schemas
 from support.charts import ENVIRONMENTS, ROOT, clusters, one, render, values_of
-from support.network import Pod, reaches
 from support.pod_security import violations
 from support.schemas import PLATFORM
 
+from tools.network import Pod, reaches
 from trainer.observe.metrics import LAST_SCRAPE
 
 KIND = ROOT / "k8s" / "kind"

@@ -5,8 +5,9 @@ import json
 
 import pytest
 from support.charts import ENVIRONMENTS, clusters, env, job, one, pods, render, values_of
-from support.network import Pod, reaches
 from support.pod_security import violations
+
+from tools.network import Pod, reaches
 
 
 def as_admitted(manifests):
