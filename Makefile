@@ -136,6 +136,28 @@ pint: .venv/.ready-dev .tools/bin/pint ## lint the alerts with pint, built once 
 	cd tools/pint && go build -o "$(CURDIR)/$@" github.com/cloudflare/pint/cmd/pint
 	@touch $@
 
+.PHONY: audit sbom
+audit: .venv/.ready-dev .tools/bin/kube-score .tools/checkov/.ready ## hold all objects and pods against checkov and kube-score
+	@$(BIN)/python -m tools.audit
+sbom: .tools/bin/syft ## what is in the image, as SPDX: sbom.spdx.json
+	.tools/bin/syft scan "docker:$(IMAGE)" --quiet --output spdx-json=sbom.spdx.json
+	@echo "sbom.spdx.json: $$(grep -c '"SPDXID": *"SPDXRef-Package' sbom.spdx.json) packages of $(IMAGE)"
+
+.tools/bin/kube-score: tools/kube_score/go.mod tools/kube_score/go.sum
+	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
+	cd tools/kube_score && go build -o "$(CURDIR)/$@" github.com/zegl/kube-score/cmd/kube-score
+	@touch $@
+
+.tools/bin/syft: tools/syft/go.mod tools/syft/go.sum
+	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
+	cd tools/syft && go build -o "$(CURDIR)/$@" github.com/anchore/syft/cmd/syft
+	@touch $@
+
+.tools/checkov/.ready: requirements-audit.txt | $(filter .uv/bin/uv,$(UV))
+	@"$(UV)" venv --quiet --allow-existing --python "$$(command -v "$(PYTHON)")" .tools/checkov
+	@"$(UV)" pip install --quiet --python .tools/checkov/bin/python --require-hashes -r requirements-audit.txt
+	@touch $@
+
 .PHONY: generate
 generate: .venv/.ready-dev ## write the generated files: docs of settings, metrics and records, schemas, boards, k8s/rayjob.yaml
 	@$(BIN)/python -m tools.docs
@@ -171,6 +193,7 @@ lock: $(filter .uv/bin/uv,$(UV)) ## resolve requirements*.txt from pyproject.tom
 	"$(UV)" pip compile $(LOCK) --extra train --extra cluster --extra bench --group dev -c requirements.txt \
 	  -o requirements-dev.txt pyproject.toml
 	"$(UV)" pip compile $(LOCK) --group build -o requirements-build.txt
+	"$(UV)" pip compile $(LOCK) --group audit -o requirements-audit.txt
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs/ stays

@@ -53,9 +53,16 @@ def pod(name, namespace, labels, ports, host=False):
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def apply(things, namespace):
+    kubectl(
+        "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": things}), namespace=namespace
+    )
+
+
 @pytest.fixture(scope="module")
 def addresses(deployed):
     """Where each target is: pods of each part and of others, and servers on the nodes."""
+    kubectl("delete", "namespace", HERE, ELSEWHERE, "--ignore-not-found")  # of a session that was broken off
     for namespace in (HERE, ELSEWHERE):
         kubectl("create", "namespace", namespace)
     nodes = [kube.name_of(node) for node in get("nodes")]
@@ -67,9 +74,11 @@ def addresses(deployed):
     made += [pod(f"on-{node}", ELSEWHERE, {}, [80, 443, 988], host=node) for node in nodes]
     for node in nodes:
         for address in ON_NODES:
-            subprocess.run(["docker", "exec", node, "ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
-    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made}))
+            subprocess.run(
+                ["docker", "exec", node, "ip", "address", "replace", f"{address}/32", "dev", "lo"], check=True
+            )
     for namespace in (HERE, ELSEWHERE):
+        apply([each for each in made if each["metadata"]["namespace"] == namespace], namespace)
         kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=180s", namespace=namespace)
     found = {kube.name_of(each): each["status"]["podIP"] for ns in (HERE, ELSEWHERE) for each in get("pods", None, ns)}
     dns = get("pods", None, "kube-system", selector="k8s-app=kube-dns")
@@ -84,7 +93,7 @@ def addresses(deployed):
 def policies(request, addresses):
     """The policies of an environment, in force."""
     made = network.policies_of(request.param)
-    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made}), namespace=HERE)
+    apply(made, HERE)
     yield made
     kubectl("delete", "networkpolicies", "--all", namespace=HERE)
 
