@@ -28,7 +28,15 @@ RUN = "fashion-mnist"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run deploy first and uninstall last."""
     order = ["test_deploy", "test_access", "test_network", "test_rayjob", "test_standing", "test_gpus", "test_losses"]
-    order += ["test_submit", "test_record", "test_doctor", "test_dashboards", "test_alerts", "test_uninstall"]
+    order += [
+        "test_submit",
+        "test_record",
+        "test_upgrade",
+        "test_doctor",
+        "test_dashboards",
+        "test_alerts",
+        "test_uninstall",
+    ]
     # dashboards after all runs, and before the alerts, whose tests take the cluster apart
     items.sort(key=lambda item: order.index(Path(str(item.fspath)).stem))
 

@@ -48,7 +48,6 @@ def pod(name, namespace, labels, ports, host=False):
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False}
     if host:
         spec |= {"hostNetwork": True, "nodeName": host, "securityContext": {"runAsUser": 0}}
-        spec["tolerations"] = [{"operator": "Exists"}]
     metadata = {"name": name, "namespace": namespace, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -65,7 +64,8 @@ def addresses(deployed):
     kubectl("delete", "namespace", HERE, ELSEWHERE, "--ignore-not-found")  # of a session that was broken off
     for namespace in (HERE, ELSEWHERE):
         kubectl("create", "namespace", namespace)
-    nodes = [kube.name_of(node) for node in get("nodes")]
+    # where pods run, and so where the image is
+    nodes = [kube.name_of(node) for node in get("nodes", selector="!node-role.kubernetes.io/control-plane")]
     doors = {name: sorted({port for _, part, port in network.DOORS if part == name}) for name in network.PARTS}
     made = [pod(name, HERE, network.PARTS[name].labels, doors[name]) for name in network.PARTS]
     made += [pod("beside", HERE, network.BESIDE.labels, [80])]

@@ -108,10 +108,10 @@ def chart(*settings: str) -> Iterator[None]:
         helm()
 
 
-def helm(*arguments: str) -> None:
-    """``helm upgrade`` of the chart with kind's values and more."""
+def helm(*arguments: str, chart: Path = ROOT / "helm" / "training") -> None:
+    """``helm upgrade`` of the chart, or another version of it, with kind's values and more."""
     command = ["helm", "--kube-context", kube.CONTEXT, "--namespace", "training", "upgrade", "training"]
-    command += [str(ROOT / "helm" / "training"), "--values", VALUES, *arguments]
+    command += [str(chart), "--values", VALUES, *arguments]
     subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
