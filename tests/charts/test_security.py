@@ -262,3 +262,95 @@ def test_where_pods_have_ipv6_alone_the_dashboard_listens_on_it():
 def test_without_policies_no_policy_is_made():
     manifests = render({**values_of("defaults"), "network": {"enabled": False}})
     assert [m for m in manifests if m["kind"] == "NetworkPolicy"] == []
+
+
+# ---- submitters ------------------------------------------------------------------------------------------------------
+
+
+def test_submissions_are_restricted_only_where_that_is_asked_for(environment):
+    assert not [m for m in render(values_of(environment)) if m["kind"].startswith("ValidatingAdmission")]
+
+
+def test_a_restriction_is_for_the_releases_namespace_alone_and_by_its_name():
+    manifests = render({**values_of("defaults"), "access": {"restrict": True}})
+    policy, binding = (one(manifests, f"ValidatingAdmissionPolicy{kind}") for kind in ("", "Binding"))
+    assert policy["metadata"]["name"] == binding["spec"]["policyName"] == "training-training-submit"
+    selector = binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]
+    assert selector == {"kubernetes.io/metadata.name": "training"}
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    assert policy["spec"]["failurePolicy"] == "Fail"
+
+
+# ---- what clusters ask for -------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_of_authorities_is_mounted_where_the_store_is_read_and_named_there():
+    bundle = {"configMap": "corporate-ca", "key": "bundle.pem"}
+    values = values_of("defaults")
+    manifests = render({**values, "storage": {**values["storage"], "caBundle": bundle}})
+    for name, template in pods(manifests):
+        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+        mounts = {mount["name"]: mount for mount in template["spec"]["containers"][0]["volumeMounts"]}
+        if name == "submitter":
+            assert "ca-bundle" not in volumes
+            continue
+        assert volumes["ca-bundle"]["configMap"] == {"name": "corporate-ca"}
+        assert env(template)["SSL_CERT_FILE"] == f"{mounts['ca-bundle']['mountPath']}/bundle.pem"
+
+
+def test_a_proxy_is_for_the_store_alone_and_its_address_is_let_through():
+    to = [{"ipBlock": {"cidr": "10.1.2.3/32"}}]
+    values = {**values_of("defaults"), "proxy": {"https": "http://proxy:3128"}}
+    manifests = render({**values, "network": {"proxy": {"to": to}}})
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    for name, template in pods(manifests):
+        variables = env(template)
+        if name == "submitter":
+            assert not any("PROXY" in key.upper() for key in variables)
+            continue
+        assert variables["HTTPS_PROXY"] == variables["https_proxy"] == "http://proxy:3128"
+        assert "HTTP_PROXY" not in variables
+        passed_by = variables["NO_PROXY"].split(",")
+        assert {".svc", "127.0.0.1", "169.254.0.0/16", "10.0.0.0/8"} <= set(passed_by)
+        assert reaches(policies, Pod(template["metadata"]["labels"]), Pod(namespace=None, address="10.1.2.3"), 3128)
+    for spec in clusters(manifests):  # it asks the API server, which is no way through a proxy
+        assert not any("PROXY" in variable["name"].upper() for variable in spec["autoscalerOptions"]["env"])
+
+
+def test_without_a_proxy_none_is_named():
+    for _, template in pods(render(values_of("defaults"))):
+        assert not any("PROXY" in key.upper() for key in env(template))
+
+
+def test_the_submitter_and_the_test_are_placed_like_the_head():
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    place = {"affinity": affinity, "priorityClassName": "high", "runtimeClassName": "sandboxed"}
+    place["nodeSelector"] = {"pool": "system"}
+    manifests = render({**values_of("defaults"), "head": place})
+    found = {name: template["spec"] for name, template in pods(manifests)}
+    for spec in (found["head"], found["submitter"], one(manifests, "Pod", "-test")["spec"]):
+        assert {key: spec[key] for key in place} == place
+    assert not set(place) & set(found["cpu"])
+
+
+def test_other_names_are_taken_everywhere():
+    manifests = render({**values_of("kind"), "fullnameOverride": "team-a", "access": {"restrict": True}})
+    assert "training-head" not in json.dumps(manifests)
+    for name, template in pods(manifests):
+        part = name if name in ("head", "submitter") else "worker"
+        assert template["spec"]["serviceAccountName"] == f"team-a-{part}"
+        assert template["metadata"]["labels"]["app.kubernetes.io/instance"] == "team-a"
+
+
+def test_labels_that_are_not_kubernetes_own_have_a_prefix(manifests):
+    for _, template in pods(manifests):
+        assert all("/" in key for key in template["metadata"]["labels"])
+
+
+def test_the_api_server_is_in_a_private_network_where_no_cluster_can_be_asked():
+    manifests = render(values_of("defaults"))
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    head = Pod(dict(pods(manifests))["head"]["metadata"]["labels"])
+    assert reaches(policies, head, API_SERVER, 6443)
+    for address in ("142.250.1.1", "100.64.0.1", "168.63.129.16", "169.254.169.254"):
+        assert not reaches(policies, head, Pod(namespace=None, address=address), 6443), address

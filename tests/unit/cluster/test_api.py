@@ -21,6 +21,10 @@ QUOTA = (
     'rayjobs.ray.io "r1" is forbidden: exceeded quota: training, requested: count/rayjobs.ray.io=1, used: 1, limited: 1'
 )
 WEBHOOK = 'admission webhook "validate.kyverno.svc-fail" denied the request: labels are missing'
+POLICY = (
+    "rayjobs.ray.io \"r1\" is invalid: : ValidatingAdmissionPolicy 'training-training-submit' with binding "
+    "'training-training-submit' denied request: image: only trainer:1; make runs with trainer submit"
+)
 OLD = (
     'RayJob in version "v1" cannot be handled as a RayJob: strict decoding error: unknown field '
     '"spec.preRunningDeadlineSeconds"'
@@ -34,6 +38,7 @@ OLD = (
         (403, RIGHTS, api.ForbiddenError, ["ann may not create rayjobs in training of kind", "access.subjects"]),
         (403, QUOTA, ResourceError, ["count/rayjobs.ray.io=1", "have the quota raised"]),
         (400, WEBHOOK, ClusterError, ["admission", "labels are missing"]),
+        (422, POLICY, ClusterError, ["admission: training", "image: only trainer:1", "policy above"]),
         (400, OLD, ClusterError, ["spec.preRunningDeadlineSeconds", "CRDs are older"]),
         (409, 'rayjobs.ray.io "r1" already exists', ConflictError, ["already exists"]),
         (422, "spec.entrypoint: Invalid value", ClusterError, ["422", "spec.entrypoint"]),
