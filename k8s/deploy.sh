@@ -117,11 +117,12 @@ install_platform() {
   fi
 }
 
-chart() { # chart NAMESPACE RELEASE CHART PATH REPOSITORY VERSION
-  local source=("$3" --repo "$5" --version "$6")
+chart() { # chart NAMESPACE RELEASE CHART PATH REPOSITORY VERSION: its values, and over them those of ENV
+  local source=("$3" --repo "$5" --version "$6") own=k8s/$ENV/$3.yaml
   [ -z "$4" ] || source=("$4")
   say "chart $3 from ${4:-$5, version $6}"
-  release "$2" "${source[@]}" --namespace "$1" --values "k8s/platform/$3.yaml"
+  [ -f "$own" ] || own=""
+  release "$2" "${source[@]}" --namespace "$1" --values "k8s/platform/$3.yaml" ${own:+--values "$own"}
 }
 
 kind_load() {

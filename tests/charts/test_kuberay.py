@@ -159,7 +159,16 @@ def test_grace_periods_are_longer_than_rays_drain(manifests):
             assert template["spec"]["terminationGracePeriodSeconds"] == 30
         elif name != "submitter":
             drain = int(env(template)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-            assert 30 <= drain <= template["spec"]["terminationGracePeriodSeconds"] - 30
+            assert drain < template["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(("grace", "drain"), [(10, 5), (15, 7), (30, 15), (60, 30), (90, 60), (120, 90)])
+def test_ray_drains_for_what_a_short_notice_leaves(grace, drain):
+    groups = {"cpu": {"maxReplicas": 2, "terminationGracePeriodSeconds": grace}}
+    templates = dict(pods(render({**values_of("defaults"), "workerGroups": groups})))
+    assert templates["cpu"]["spec"]["terminationGracePeriodSeconds"] == grace
+    assert env(templates["cpu"])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == str(drain)
+    assert templates["gpu"]["spec"]["terminationGracePeriodSeconds"] == 90  # of recovery
 
 
 # What says which pod it is, and what only the driver needs.

@@ -26,7 +26,10 @@ FREE = {
     "env",
 }
 # Values that show only beside another one: what a test sets or takes away first.
-BESIDE = {("image", "tag"): {("image", "digest"): None}}
+BESIDE = {
+    ("image", "tag"): {("image", "digest"): None},
+    ("recovery", "terminationGracePeriodSeconds"): {("groupDefaults", "terminationGracePeriodSeconds"): None},
+}
 # Values whose kitchen sink cannot differ from the default in effect: what they are changed to instead.
 OTHERWISE = {
     ("kuberayVersion",): "1.7.0",
@@ -163,7 +166,7 @@ def test_a_key_with_a_typo_is_refused_wherever_it_stands(path, refused):
         (("storage", "uri"), "bucket/team"),
         (("storage", "env"), {"AWS_SECRET_ACCESS_KEY": "hunter2"}),
         (("job", "name"), "7-days"),
-        (("recovery", "terminationGracePeriodSeconds"), 30),
+        (("recovery", "terminationGracePeriodSeconds"), 5),
         (("network", "dns"), {"to": []}),
         (("network", "operator"), {"from": []}),
         (("image", "digest"), "latest"),

@@ -1,7 +1,8 @@
 """Network policies of every environment on a real cluster: what docs/network.md says is what gets through.
 
 Addresses that only clouds have (metadata servers, Azure's host), one of a private network and one of the internet are
-given to the nodes here, with a server on each, so that a connection is refused by a policy or not at all.
+given to the control plane's node here, with a server, and the other nodes get a route there: so a connection is refused
+by a policy or not at all.
 """
 
 import json
@@ -16,7 +17,7 @@ from tools import network
 pytestmark = pytest.mark.ci
 
 HERE, ELSEWHERE = "reach", "reach-elsewhere"
-ON_NODES = sorted({pod.address for _, pod, _, _ in network.TARGETS if pod.namespace is None and ":" not in pod.address})
+OUTSIDE = sorted({pod.address for _, pod, _, _ in network.TARGETS if pod.namespace is None and ":" not in pod.address})
 SERVE = """
 import socket, sys, threading
 for port in map(int, sys.argv[1:]):
@@ -40,14 +41,12 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 """
 
 
-def pod(name, namespace, labels, ports, host=False):
+def pod(name, namespace, labels, ports):
     """A pod that listens on some ports."""
     container = {"name": "serve", "image": kube.IMAGE, "imagePullPolicy": "Never"}
     container["command"] = ["python", "-c", SERVE, *map(str, ports)]
     container["resources"] = {"requests": {"cpu": "5m", "memory": "32Mi"}}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False}
-    if host:
-        spec |= {"hostNetwork": True, "nodeName": host, "securityContext": {"runAsUser": 0}}
     metadata = {"name": name, "namespace": namespace, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -58,34 +57,49 @@ def apply(things, namespace):
     )
 
 
+def on_node(node, *command):
+    subprocess.run(["docker", "exec", node, *command], check=True)
+
+
 @pytest.fixture(scope="module")
-def addresses(deployed):
-    """Where each target is: pods of each part and of others, and servers on the nodes."""
+def outside(deployed):
+    """The addresses outside the cluster, with a server behind them."""
+    nodes = get("nodes")
+    (control,) = [node for node in nodes if "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"]]
+    (way,) = [each["address"] for each in control["status"]["addresses"] if each["type"] == "InternalIP"]
+    others = [kube.name_of(node) for node in nodes if node is not control]
+    for address in OUTSIDE:
+        on_node(kube.name_of(control), "ip", "address", "replace", f"{address}/32", "dev", "lo")
+        for node in others:
+            on_node(node, "ip", "route", "replace", f"{address}/32", "via", way)
+    command = ["docker", "run", "--detach", "--rm", "--user", "0", "--entrypoint", "python"]
+    command += ["--network", f"container:{kube.name_of(control)}", kube.IMAGE, "-c", SERVE, "80", "443", "988"]
+    server = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    yield
+    subprocess.run(["docker", "rm", "--force", server], capture_output=True, check=True)
+    for address in OUTSIDE:
+        for node in others:
+            on_node(node, "ip", "route", "del", f"{address}/32")
+        on_node(kube.name_of(control), "ip", "address", "del", f"{address}/32", "dev", "lo")
+
+
+@pytest.fixture(scope="module")
+def addresses(outside):
+    """Where each target is that is a pod: of each part, and of others."""
     kubectl("delete", "namespace", HERE, ELSEWHERE, "--ignore-not-found")  # of a session that was broken off
     for namespace in (HERE, ELSEWHERE):
         kubectl("create", "namespace", namespace)
-    # where pods run, and so where the image is
-    nodes = [kube.name_of(node) for node in get("nodes", selector="!node-role.kubernetes.io/control-plane")]
     doors = {name: sorted({port for _, part, port in network.DOORS if part == name}) for name in network.PARTS}
     made = [pod(name, HERE, network.PARTS[name].labels, doors[name]) for name in network.PARTS]
     made += [pod("beside", HERE, network.BESIDE.labels, [80])]
     made += [pod("store", HERE, {"app.kubernetes.io/name": "object-store"}, [7070])]
     made += [pod("elsewhere", ELSEWHERE, network.ELSEWHERE.labels, [80])]
-    made += [pod(f"on-{node}", ELSEWHERE, {}, [80, 443, 988], host=node) for node in nodes]
-    for node in nodes:
-        for address in ON_NODES:
-            subprocess.run(
-                ["docker", "exec", node, "ip", "address", "replace", f"{address}/32", "dev", "lo"], check=True
-            )
     for namespace in (HERE, ELSEWHERE):
         apply([each for each in made if each["metadata"]["namespace"] == namespace], namespace)
         kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=180s", namespace=namespace)
     found = {kube.name_of(each): each["status"]["podIP"] for ns in (HERE, ELSEWHERE) for each in get("pods", None, ns)}
     dns = get("pods", None, "kube-system", selector="k8s-app=kube-dns")
     yield {**found, "dns": dns[0]["status"]["podIP"]}
-    for node in nodes:
-        for address in ON_NODES:
-            subprocess.run(["docker", "exec", node, "ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
     kubectl("delete", "namespace", HERE, ELSEWHERE)
 
 

@@ -43,8 +43,6 @@
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 # A process group with a dead member is given up after 10 s instead of 30.
 - {name: TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, value: "10"}
-# On SIGTERM Ray drains the node for this long; it must end before SIGKILL comes.
-- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ sub $recovery.terminationGracePeriodSeconds 30 | quote }}}
 # How soon a lost node is noticed; on all pods, since each end has its own clock.
 - {name: RAY_health_check_period_ms, value: {{ mul 1000 $recovery.healthCheck.periodSeconds | quote }}}
 - {name: RAY_health_check_timeout_ms, value: {{ mul 1000 $recovery.healthCheck.timeoutSeconds | quote }}}
@@ -52,6 +50,18 @@
 # A stopped job gets Ctrl-C and half a minute: SIGTERM would leave its reservation for 180 s.
 - {name: RAY_JOB_STOP_SIGNAL, value: SIGINT}
 - {name: RAY_JOB_STOP_WAIT_TIME_S, value: "30"}
+{{- end }}
+
+{{- /* Seconds from SIGTERM to SIGKILL of a worker group's pods. */}}
+{{- define "training.grace" -}}
+{{- $own := .group.terminationGracePeriodSeconds }}
+{{- kindIs "invalid" $own | ternary .root.Values.recovery.terminationGracePeriodSeconds $own | int64 }}
+{{- end }}
+
+{{- define "training.drain" -}}
+{{- $grace := include "training.grace" . | int64 -}}
+# On SIGTERM Ray drains the node for this long; it must end before SIGKILL comes.
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ max (sub $grace 30) (div $grace 2) | quote }}}
 {{- end }}
 
 {{- /* What a pod is, for the record of a run: it has no token to ask. */}}

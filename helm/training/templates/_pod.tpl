@@ -24,7 +24,7 @@ spec:
   terminationGracePeriodSeconds: 30
   {{- else }}
   # Above the time that Ray drains, or SIGKILL would come first.
-  terminationGracePeriodSeconds: {{ int64 $.Values.recovery.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "training.grace" . }}
   {{- end }}
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
@@ -79,6 +79,7 @@ spec:
       {{- include "training.ports" . | nindent 6 }}
       env:
         {{- include "training.env" $ | nindent 8 }}
+        {{- include "training.drain" . | nindent 8 }}
         {{- include "training.podFacts" . | nindent 8 }}
       {{- with $.Values.storage.existingSecret }}
       envFrom:
