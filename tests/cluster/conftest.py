@@ -32,6 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_submit",
         "test_record",
         "test_upgrade",
+        "test_clouds",
         "test_doctor",
         "test_dashboards",
         "test_alerts",

@@ -1,6 +1,6 @@
 """Where the pods of each cloud's values land: Kubernetes' own scheduler and KubeRay, over nodes that kwok simulates.
 
-The nodes have the labels, taints and sizes of the clouds' pools (tests/support/clouds.py). Pods there run no process, so
+The nodes have labels, taints and sizes of the clouds' pools (tests/support/clouds.py). Pods there run no process, so
 Ray's autoscaler does not either: its part, how many pods each group has, is played by this test.
 """
 
