@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from trainer.errors import OutageError, StorageError
-from trainer.storage.bucket import endpoint, has_profiles, proxy_of
+from trainer.errors import OutageError, StorageError, UnusableNameError
+from trainer.storage.bucket import REMOVE, endpoint, has_profiles, proxy_of, unusable_name
 from trainer.storage.folder import UNSUPPORTED, file_system
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -79,6 +79,7 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
     Raises:
         OutageError: an object store is unreachable.
+        UnusableNameError: it holds an object with a name that cannot be used.
         StorageError: it refuses, or a disk is full.
     """
     try:
@@ -87,8 +88,12 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
         raise
     except Exception as error:
         if "://" in uri:
-            from obstore.exceptions import BaseError
+            from obstore.exceptions import BaseError, InvalidPathError
 
+            if isinstance(error, InvalidPathError | ValueError):  # the client's word for names that it refuses
+                raise UnusableNameError(
+                    f"storage: {uri} cannot be {verb}: there is {unusable_name(error)}", REMOVE
+                ) from None
             if isinstance(error, OSError | BaseError):
                 kind = StorageError if _is_refusal(error, verb) else OutageError
                 reason, fix = _reason_and_fix(error, uri, verb)
