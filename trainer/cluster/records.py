@@ -25,7 +25,7 @@ from trainer.cluster.status import (
     RunStatus,
 )
 from trainer.config import Config
-from trainer.errors import ConfigError, NoSuchRunError, StorageError, UnusableNameError, one_line, sentence
+from trainer.errors import ConfigError, NoSuchRunError, OutageError, StorageError, UnusableNameError, one_line, sentence
 from trainer.observe.progress import Numbers, Progress
 from trainer.observe.summary import wall_seconds
 from trainer.storage import layout, lease, store
@@ -83,7 +83,7 @@ def _row(storage: str, name: str) -> RunRow | None:
         store.pass_over(str(error))
         return RunRow(name, DAMAGED, where=storage, record=place)
     except Exception as error:  # whatever is wrong with one record, the others are listed
-        if isinstance(error, StorageError) and store.is_remote(storage):  # of the store itself
+        if isinstance(error, OutageError) or (isinstance(error, StorageError) and store.is_remote(storage)):
             raise
         return RunRow(name, DAMAGED, where=storage, record=place)
 
