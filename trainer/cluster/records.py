@@ -205,8 +205,9 @@ def lines(storage: str, name: str) -> Iterator[str]:
 
 
 def _time(event: dict[str, Any]) -> float:
-    at = event.get("time")
-    return float(at) if isinstance(at, int | float) else 0.0
+    with suppress(TypeError, ValueError, OverflowError):
+        return float(event.get("time", 0.0))
+    return 0.0
 
 
 def _config(text: bytes) -> Config:

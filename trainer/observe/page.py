@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import jinja2
@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from trainer import resolve
 from trainer.config import CLASSES, SIDE, Config, flatten
 from trainer.errors import StorageError, one_line
-from trainer.observe import goodput, plots
+from trainer.observe import goodput, plots, text
 from trainer.observe.goodput import without_redone
 from trainer.observe.summary import class_accuracy, parts_of, wall_seconds
 from trainer.storage import layout, store
@@ -42,6 +42,7 @@ PARTS = {
     "training": "forward, backward, optimizer, and the reports",
     "report": "page and plots",
 }
+T = TypeVar("T")
 LONGEST_NAMES = 120  # characters in the name of a folder
 EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
@@ -180,21 +181,21 @@ def read(record: Record) -> RunReport:
     config = record.config()
     try:
         # the page made again must be the same page, so it cannot show that it was written
-        events = [event for event in record.events() if event["event"] != "report_written"]
+        events = [_cut(event) for event in record.events() if event["event"] != "report_written"]
         points = record.points()
         record.check_lines()
-        nodes, usage = record.nodes(), record.usage()
+        nodes, usage = _cut(record.nodes()), _cut(record.usage())
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
         return RunReport(
             record.name,
             config,
-            environment=record.environment(),
+            environment=_cut(record.environment()),
             points=_counting(points, events, config),
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
-            result=record.result(),
+            result=_cut(record.result()),
             nodes=nodes,
             usage=usage,
             began=starts[-1]["process_created"] if starts else None,
@@ -202,6 +203,18 @@ def read(record: Record) -> RunReport:
         )
     except SENSELESS as error:
         raise _damaged([record], error) from error
+
+
+def _cut(content: T) -> T:
+    """Content of a record without the part of a text that nobody would read."""
+    cut: Any = content
+    if isinstance(content, dict):
+        cut = {key: _cut(value) for key, value in content.items()}
+    elif isinstance(content, list):
+        cut = [_cut(value) for value in content]
+    elif isinstance(content, str):
+        cut = text.cut(content)
+    return cut  # type: ignore[no-any-return] # of the same type
 
 
 def mean(points: Sequence[Point]) -> dict[str, float | None]:
@@ -251,8 +264,8 @@ def _evaluation(evaluation: Evaluation | None) -> Evaluated | None:
     }
 
 
-def _pixels(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SIDE, SIDE)
+def _pixels(encoded: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(encoded, validate=True), np.uint8).reshape(SIDE, SIDE)
 
 
 def _command(records: list[Record], folder: Path | None = None) -> str:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 T = TypeVar("T")
 # What Python raises where data makes no sense, though each value is of the right type.
 SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MOST_DIGITS = 300  # more would be beyond the range of floats
 MOST_SHOWN = 100  # characters of a wrong value
 
 
@@ -18,12 +19,18 @@ def from_json(text: bytes | str) -> Any:
     """Return what a JSON text holds.
 
     Raises:
-        ValueError: it is not JSON, or nested deeper than Python reads.
+        ValueError: it is not JSON, nested deeper than Python reads, or has a whole number that no float can be.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("is nested too deep") from None
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"has a number of {len(digits)} digits")
+    return int(digits)
 
 
 def check(content: object, kind: type[T]) -> T:
