@@ -121,6 +121,10 @@ class NoSuchRunError(StorageError):
     """Neither the storage nor the cluster has a run of this name."""
 
 
+class UnusableNameError(StorageError):
+    """The storage holds an object or a link that no run makes and no run follows."""
+
+
 class OutageError(StorageError):
     """An object store is unreachable."""
 

@@ -107,7 +107,11 @@ def _read_file(file: Path) -> dict[str, Any]:
 def _parse_mapping(text: str, source: str) -> dict[str, Any]:
     try:
         settings = _parse(text)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a date that is none; nested deeper than Python reads
         where = (
             f" at line {error.problem_mark.line + 1}"
             if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
@@ -122,7 +126,7 @@ def _parse_mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    with suppress(yaml.YAMLError):  # the other one says better where the mistake is
+    with suppress(yaml.YAMLError, ValueError, RecursionError):  # the other one says better where the mistake is
         if len(text) <= FAST_UP_TO:
             return yaml.load(text, _FastLoader)  # noqa: S506 # a SafeLoader
     return yaml.load(text, _Loader)  # noqa: S506 # a SafeLoader
@@ -134,7 +138,7 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise ConfigError(f"--set: {override!r} is not key=value", "write it as in --set epochs=20")
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 # a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"--set: the value of {override!r} is not valid YAML", "quote it if it is text") from None
     for part in reversed(key.strip().split(".")):
         value = {part: value}

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.runs import result_of, run_trainer
 
+from trainer import __version__
+from trainer.cluster import records
 from trainer.observe import page
 from trainer.storage import checkpoints, seal
 from trainer.storage.record import Record
@@ -25,6 +27,19 @@ def runs(request, tmp_path):
 def continued(folder, name):
     config = str(folder / "runs" / name / "config.yaml")
     return run_trainer(folder, "train", "--name", name, "--config", config)
+
+
+def test_the_current_version_has_runs_here():
+    assert __version__ in VERSIONS, "CONTRIBUTING.md, a release, says how to add them"
+
+
+def test_old_runs_are_listed_and_their_checkpoints_are_intact(runs):
+    listed = {row.run: (row.state, row.epochs) for row in records.rows(str(runs / "runs"))}
+    assert listed == {"finished": ("finished", 4), "interrupted": ("stopped", 4)}
+    for name in listed:
+        states = {row.state for row in checkpoints.described(str(runs / "runs" / name), read_all=True)}
+        assert checkpoints.INTACT in states
+        assert states <= {checkpoints.INTACT, "unfinished"}
 
 
 def test_an_old_interrupted_run_is_continued(runs):

@@ -28,3 +28,44 @@ FORBIDDEN = set(map(chr, [*range(0x20), *range(0x7F, 0xA0)])) - {"\n"} | set("\u
 def words(line: str) -> list[str]:
     """The plain words of a line: each must still be there when it is shown."""
     return [word for word in line.split() if word.isprintable()]
+
+
+# What a file of JSON in a bucket may hold instead of what a run writes there.
+DEEP = b"[" * 100_000 + b"]" * 100_000
+JSON = {
+    "deep list": DEEP,
+    "deep object": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "cut": b'{"manifest": {"files": ',
+    "a number": b"7",
+    "null": b"null",
+    "a list": b"[[], {}, null, 1e999]",
+    "not finite": b'{"manifest": NaN, "time": Infinity, "step": -Infinity, "status": NaN}',
+    "5000 digits": b'{"time": ' + b"9" * 5000 + b"}",
+    "huge exponent": b'{"time": 1e308, "started_at": 1e308, "status": "finished", "epochs": 1e308, "step": 1e308}',
+    "a key twice": b'{"status": "finished", "status": ["failed"], "event": "run_started", "event": {}}',
+    "lone surrogates": b'{"status": "\\ud800", "\\udfff": "\\ud800", "event": "\\ud800", "time": 1}',
+    "wrong types": b'{"manifest": [], "status": {}, "time": "x", "event": 7, "host": [], "pid": {}, "cost": 1}',
+    "not UTF-8": b'\xff\xfe{"\x80": 1}',
+    "terminal": b'{"status": "\\u001b]52;c;eA==\\u0007[red]", "event": "\\u001b[2J", "time": 1.0}',
+}
+# Text that a browser would obey if it were not escaped.
+HTML = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% include 'run.html' %}",
+    "</title></style><svg/onload=alert(1)>",
+    "<a href='javascript:alert(1)'>click</a>",
+    "<!--",
+]
+
+
+def put_instead(content: object, text: object, number: object) -> object:
+    """Return JSON content of the same shape, with this text for each text, and this number for each number."""
+    if isinstance(content, dict):
+        return {key: put_instead(value, text, number) for key, value in content.items()}
+    if isinstance(content, list):
+        return [put_instead(value, text, number) for value in content]
+    if isinstance(content, str):
+        return text
+    return number if isinstance(content, int | float) and not isinstance(content, bool) else content

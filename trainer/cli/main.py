@@ -18,6 +18,7 @@ from trainer.cli.train import fork, train
 from trainer.driver import interrupts
 from trainer.errors import ExitCode, TrainerError
 from trainer.observe.text import encode_safely, open_closed_streams, say
+from trainer.storage import store
 
 EXTRAS = {
     **dict.fromkeys(("ray", "torch", "safetensors", "numpy"), "train"),
@@ -66,7 +67,11 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            for warning in store.take_passed_over():
+                say(f"warning: {warning}", stderr=True)
         sys.stdout.flush()  # here, where a pipe that is gone can still be met with calm
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it an exit code of its own

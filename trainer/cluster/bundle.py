@@ -105,7 +105,7 @@ def _of_logs(record: Record | TrainerError) -> Iterator[tuple[str, bytes]]:
     for attempt in logs.attempts(record.place):
         place = logs.folder(record.place, attempt)
         for name in store.files(place):
-            yield f"logs/attempt-{attempt}/{name}", store.read(store.join(place, name)) or b""
+            yield f"logs/attempt-{attempt}/{name}", store.read(store.part(place, name)) or b""
 
 
 def _of_cluster(name: str, kube: KubeClient | TrainerError) -> Iterator[tuple[str, bytes]]:

@@ -428,6 +428,6 @@ def _fallback(error: TrainerError, storage: str | None, name: str) -> str:
     It is `storage`, or this machine's.
     """
     place = local_storage() if storage is None else store.normalise(storage)
-    if store.read(store.join(place, name, layout.CONFIG)) is None:
+    if store.read(store.part(store.join(place, name), layout.CONFIG)) is None:
         raise type(error)(f"{error.problem}, and {place} has no run {name}", error.fix)
     return place

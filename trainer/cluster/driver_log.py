@@ -14,6 +14,7 @@ from trainer.cluster.outcome import checked_result
 from trainer.config import Config
 from trainer.observe.display import Lines
 from trainer.observe.text import clean, clock
+from trainer.storage.parsing import from_json
 from trainer.storage.schema import Point, Result
 
 SUBMITTER = "ray-job-submitter"  # the container
@@ -50,8 +51,8 @@ class Log:
     def take(self, line: str) -> list[dict[str, Any] | str]:
         """Return a line, which begins with the time when it was printed, if it is new."""
         _, _, text = line.partition(" ")
-        with suppress(ValueError, RecursionError):
-            event = json.loads(text) if text.startswith('{"') else None
+        with suppress(ValueError):
+            event = from_json(text) if text.startswith('{"') else None
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 return self._event(event, text)
         if hash(line) in self._seen:

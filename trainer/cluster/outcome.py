@@ -6,7 +6,6 @@ help. Where that line is missing, or is one of an older driver, the exit code de
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from trainer.errors import (
     TrainingError,
     sentence,
 )
+from trainer.storage.parsing import from_json
 from trainer.storage.schema import Result
 
 Status = Literal["finished", "failed", "stopped", "pending"]
@@ -228,8 +228,8 @@ def written_result(job: KubeObject) -> Result | None:
 
 def parsed_result(text: str) -> Result | None:
     """Return a result from JSON, or None if the text is none: it comes from a log or an annotation."""
-    with suppress(ValueError, RecursionError):
-        return checked_result(json.loads(text))
+    with suppress(ValueError):
+        return checked_result(from_json(text))
     return None
 
 

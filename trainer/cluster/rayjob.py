@@ -20,6 +20,7 @@ from trainer.cluster import worker_groups
 from trainer.cluster.api import KubeObject
 from trainer.config import Config, differences, flatten, from_mapping
 from trainer.errors import ConfigError, ConflictError
+from trainer.storage.parsing import from_json
 
 TEMPLATES = {"own": "rayjob.yaml", "standing": "rayjob-standing.yaml"}
 # Annotations. A later submit of the same name compares its config with CONFIG; the others are for people.
@@ -194,8 +195,8 @@ def annotations_of(job: KubeObject) -> dict[str, str]:
 
 def config_of(job: KubeObject) -> Config | None:
     """Return the config that a run was submitted with; None if it was not, or by a version with other settings."""
-    with suppress(ConfigError, ValueError, RecursionError):
-        settings = json.loads(annotations_of(job).get(CONFIG, ""))
+    with suppress(ConfigError, ValueError):
+        settings = from_json(annotations_of(job).get(CONFIG, ""))
         return from_mapping(settings) if isinstance(settings, dict) else None
     return None
 

@@ -25,11 +25,12 @@ from trainer.cluster.status import (
     RunStatus,
 )
 from trainer.config import Config
-from trainer.errors import NoSuchRunError, OutageError, StorageError, sentence
+from trainer.errors import ConfigError, NoSuchRunError, OutageError, StorageError, UnusableNameError, one_line, sentence
 from trainer.observe.progress import Numbers, Progress
 from trainer.observe.summary import wall_seconds
 from trainer.storage import layout, lease, store
 from trainer.storage.mirror import find_run
+from trainer.storage.parsing import SENSELESS, from_json
 
 READS_AT_ONCE = 16  # of a store: each run takes two requests
 LAST_MOMENT = 253_402_300_799.0  # the end of the year 9999
@@ -53,10 +54,10 @@ def rows(storage: str) -> list[RunRow]:
 def _row(storage: str, name: str) -> RunRow | None:
     """Return a run as a row; None if the folder is none of a run."""
     place = store.join(storage, name)
-    config = store.read(store.join(place, layout.CONFIG))
-    if config is None:
-        return None
     try:
+        config = store.read(store.part(place, layout.CONFIG))
+        if config is None:
+            return None
         result = _result(storage, name)
         progress = _progress(place, _config(config), result)
         return RunRow(
@@ -78,9 +79,12 @@ def _row(storage: str, name: str) -> RunRow | None:
             workers=result.get("workers"),
             attempts=result.get("attempt"),
         )
-    except OutageError:
-        raise
-    except Exception:  # noqa: BLE001 # whatever is wrong with one record, the others are listed
+    except UnusableNameError as error:
+        store.pass_over(str(error))
+        return RunRow(name, DAMAGED, where=storage, record=place)
+    except Exception as error:  # whatever is wrong with one record, the others are listed
+        if isinstance(error, OutageError) or (isinstance(error, StorageError) and store.is_remote(storage)):
+            raise
         return RunRow(name, DAMAGED, where=storage, record=place)
 
 
@@ -91,7 +95,7 @@ def describe(storage: str, name: str) -> RunStatus:
         StorageError: the run does not exist, or its record is damaged.
     """
     place = store.join(storage, name)
-    config_text = store.read(store.join(place, layout.CONFIG))
+    config_text = store.read(store.part(place, layout.CONFIG))
     if config_text is None:
         raise NoSuchRunError(
             f"{storage} has no run {name}", f"list its runs: trainer list --storage {shlex.quote(storage)}"
@@ -114,9 +118,9 @@ def describe(storage: str, name: str) -> RunStatus:
             ended=sentence(str(error or f"Run {name} {state}")) if result else None,
             result=result or None,
         )
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, KeyError) as error:
+    except (ConfigError, *SENSELESS) as error:
         raise StorageError(
-            f"{place} is damaged ({type(error).__name__}: {error})",
+            f"{place} is damaged ({one_line(error)})",
             "run the same `trainer train` or `trainer submit` again: it rebuilds what it can",
         ) from None
 
@@ -166,9 +170,9 @@ def _began(place: str) -> float | None:
 
 def _lines(place: str, name: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of a record, one a line; what is none, as a line being written, is left out."""
-    for line in (store.read(store.join(place, name)) or b"").splitlines():
-        with suppress(ValueError, RecursionError):
-            content = json.loads(line)
+    for line in (store.read(store.part(place, name)) or b"").splitlines():
+        with suppress(ValueError):
+            content = from_json(line)
             if isinstance(content, dict):
                 yield content
 
@@ -201,8 +205,9 @@ def lines(storage: str, name: str) -> Iterator[str]:
 
 
 def _time(event: dict[str, Any]) -> float:
-    at = event.get("time")
-    return float(at) if isinstance(at, int | float) else 0.0
+    with suppress(TypeError, ValueError, OverflowError):
+        return float(event.get("time", 0.0))
+    return 0.0
 
 
 def _config(text: bytes) -> Config:
@@ -211,8 +216,8 @@ def _config(text: bytes) -> Config:
 
 def _result(storage: str, name: str) -> dict[str, Any]:
     """Return a run's result, empty if it has none yet."""
-    content = store.read(store.join(storage, name, layout.RESULT))
-    result = {} if content is None else json.loads(content)
+    content = store.read(store.part(store.join(storage, name), layout.RESULT))
+    result = {} if content is None else from_json(content)
     if not isinstance(result, dict):
         raise ValueError(f"{layout.RESULT} holds a {type(result).__name__} instead of an object")
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from trainer.observe.display import Event
 from trainer.observe.progress import Numbers
 from trainer.observe.summary import wall_seconds
 from trainer.storage import store
+from trainer.storage.parsing import from_json
 from trainer.storage.schema import Point
 
 PROGRESS = tuple(key for key in Numbers.__annotations__ if key != "time")
@@ -164,8 +164,8 @@ def describe(job: KubeObject, ended: Outcome | None, messages: list[str]) -> Run
 
 def progress_of(job: KubeObject) -> dict[str, float | None]:
     """Return the numbers that a follower wrote into a RayJob, those that are some; empty before the first."""
-    with suppress(ValueError, RecursionError):
-        content = json.loads(rayjob.annotations_of(job).get(rayjob.PROGRESS, ""))
+    with suppress(ValueError):
+        content = from_json(rayjob.annotations_of(job).get(rayjob.PROGRESS, ""))
         if isinstance(content, dict):
             return {key: content.get(key) if _is_finite(content.get(key)) else None for key in Numbers.__annotations__}
     return {}

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from trainer.doctor.check import Check, State, failed, good
 from trainer.driver import ray_cluster
 from trainer.errors import DataError, ExitCode, ResourceError, StorageError
-from trainer.storage import bucket, store
+from trainer.storage import bucket, identity, store
 from trainer.training import device, fetch
 
 SHM = Path("/dev/shm")  # noqa: S108 # where Ray keeps its objects, not a temporary file
@@ -138,27 +138,11 @@ def check_storage(where: str, runs: str) -> Check:
     try:
         store.check(runs)  # fails within seconds where no store answers
     except StorageError as error:
-        found = f"{error.problem} ({identity(runs)})"
+        found = f"{error.problem} ({identity.describe(runs)})"
         return Check(where, "storage", State.BAD, found, error.fix, error.exit_code)
     seconds = time.perf_counter() - began
-    found = f"{runs}: written, created once, read, listed and deleted in {seconds:.2f} s as {identity(runs)}"
+    found = f"{runs}: written, created once, read, listed and deleted in {seconds:.2f} s as {identity.describe(runs)}"
     return good(where, "storage", found)
-
-
-def identity(runs: str) -> str:
-    """Return by whose credentials a storage is used, as far as the environment says; never a secret."""
-    scheme = runs.partition("://")[0] if store.is_remote(runs) else "file"
-    variables = {
-        "s3": [("AWS_ACCESS_KEY_ID", "access key"), ("AWS_ROLE_ARN", "role"), ("AWS_PROFILE", "profile")],
-        "gs": [("GOOGLE_APPLICATION_CREDENTIALS", "key file"), ("GOOGLE_SERVICE_ACCOUNT", "key file")],
-        "az": [("AZURE_CLIENT_ID", "client"), ("AZURE_STORAGE_ACCOUNT_NAME", "account")],
-    }
-    for variable, kind in variables.get(scheme, []):
-        if value := os.environ.get(variable):
-            return f"{kind} {value}"
-    if scheme == "file":
-        return f"user {os.getuid()}"
-    return "the identity of this machine or pod"
 
 
 def check_data(where: str, data: Path | None) -> Check:

@@ -59,6 +59,7 @@ def prepare(
     record = open_record(store.join(runs, name))
     folder = data_folder.expanduser().absolute() if data_folder else None
     check_name_is_free(record, config)
+    record.check_lines()
     result, damage = seal.finished_result(record)
     start = fork.plan(fork_of, config, from_checkpoint) if fork_of and not result else None
     return Plan(record, config, folder, cpus_per_worker, start, result, damage)

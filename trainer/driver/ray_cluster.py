@@ -102,7 +102,10 @@ def set_timings() -> None:
     os.environ.update(OVERRIDDEN)
     for name in REMOVED:
         os.environ.pop(name, None)
-    if is_own():  # a laptop is not preempted, and the watcher is one more process
+    if is_own():
+        # Ray listens on this machine alone then, as it always does on macOS; its own name for that says otherwise
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # a laptop is not preempted, and the watcher is one more process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 

@@ -53,7 +53,7 @@ def write(rows: Sequence[dict[str, Any]], storage: str, folder: Path | None = No
             command=shlex.join(["trainer", "report", "--all", "--storage", storage, *_output(folder)]),
         )
     )
-    store.write(place, re.sub(r"\n\s*\n+", "\n", page).encode())
+    store.write(place, re.sub(r"\n\s*\n+", "\n", page).encode(errors="backslashreplace"))
     return place
 
 
@@ -66,6 +66,6 @@ def _link(row: dict[str, Any], beside: bool) -> str | None:
     if row["state"] != "finished":
         return None
     if beside:
-        return f"{quote(row['run'])}/{layout.REPORT}"
+        return f"{quote(row['run'], errors='surrogateescape')}/{layout.REPORT}"
     record = str(row.get("record") or "")
     return None if not record or store.is_remote(record) else Path(record, layout.REPORT).as_uri()

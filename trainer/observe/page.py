@@ -17,21 +17,22 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import jinja2
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from trainer import resolve
 from trainer.config import CLASSES, SIDE, Config, flatten
-from trainer.errors import StorageError
-from trainer.observe import goodput, plots
+from trainer.errors import StorageError, one_line
+from trainer.observe import goodput, plots, text
 from trainer.observe.goodput import without_redone
 from trainer.observe.summary import class_accuracy, parts_of, wall_seconds
 from trainer.storage import layout, store
+from trainer.storage.folder import Folder
+from trainer.storage.parsing import SENSELESS
 from trainer.storage.record import Record
 from trainer.storage.schema import Environment, Evaluation, Node, Point, Result, Usage
 
@@ -41,6 +42,7 @@ PARTS = {
     "training": "forward, backward, optimizer, and the reports",
     "report": "page and plots",
 }
+T = TypeVar("T")
 LONGEST_NAMES = 120  # characters in the name of a folder
 EVENTS_SHOWN = 200  # the newest ones
 # Details of events that are seconds since 1970.
@@ -53,13 +55,6 @@ POINTS_IN_TIME = (
     "ended_at",
     "submitted_at",
 )
-
-
-class AnyEvent(TypedDict):
-    """What each line of events.jsonl has, of whatever version of the trainer it is."""
-
-    event: str
-    time: float
 
 
 class CountedPoint(Point):
@@ -134,12 +129,13 @@ def write(record: Record, folder: Path | None = None) -> Path:
         StorageError: there is no such run, its record is damaged, or its folder cannot be written.
     """
     run = read(record)
-    pictures = plots.of_run(run.points, run.evaluation, parts_of(run.result or {})) | _usage_pictures(run)
-    page = _render("run.html", pictures, run=run, **_pieces(run, record))
+    with _readable([record]):
+        pictures = plots.of_run(run.points, run.evaluation, parts_of(run.result or {})) | _usage_pictures(run)
+        page = _render("run.html", pictures, run=run, **_pieces(run, record))
     folder = folder or record.folder
     with _unwritable(folder):
-        _save(folder / layout.PLOTS, pictures, (*plots.RUN_PICTURES, *plots.USAGE_PICTURES))
-        _replace(folder / layout.REPORT, page)
+        _save(folder, layout.PLOTS, pictures, (*plots.RUN_PICTURES, *plots.USAGE_PICTURES))
+        _replace(folder, layout.REPORT, page)
     return folder / layout.REPORT
 
 
@@ -150,20 +146,21 @@ def write_comparison(records: list[Record], folder: Path) -> Path:
         StorageError: a record is damaged, or the folder cannot be written.
     """
     runs = dict(zip(_labels(records), map(read, records), strict=True))
-    pictures = plots.of_runs({label: run.points for label, run in runs.items()})
-    page = _render(
-        "comparison.html",
-        pictures,
-        runs=runs,
-        colours={label: plots.look(index)[0] for index, label in enumerate(runs)},
-        best=max((run.numbers["test_accuracy"] or 0.0 for run in runs.values()), default=0.0),
-        differences=differing_settings([run.config for run in runs.values()]),
-        links={label: _link(record, folder) for label, record in zip(runs, records, strict=True)},
-        command=_command(records, folder),
-    )
+    with _readable(records):
+        pictures = plots.of_runs({label: run.points for label, run in runs.items()})
+        page = _render(
+            "comparison.html",
+            pictures,
+            runs=runs,
+            colours={label: plots.look(index)[0] for index, label in enumerate(runs)},
+            best=max((run.numbers["test_accuracy"] or 0.0 for run in runs.values()), default=0.0),
+            differences=differing_settings([run.config for run in runs.values()]),
+            links={label: _link(record, folder) for label, record in zip(runs, records, strict=True)},
+            command=_command(records, folder),
+        )
     with _unwritable(folder):
-        _save(folder, pictures, plots.COMPARISON_PICTURES)
-        _replace(folder / "comparison.html", page)
+        _save(folder, ".", pictures, plots.COMPARISON_PICTURES)
+        _replace(folder, "comparison.html", page)
     return folder / "comparison.html"
 
 
@@ -184,41 +181,40 @@ def read(record: Record) -> RunReport:
     config = record.config()
     try:
         # the page made again must be the same page, so it cannot show that it was written
-        events = [event for event in record.events() if event["event"] != "report_written"]
+        events = [_cut(event) for event in record.events() if event["event"] != "report_written"]
         points = record.points()
-        _check(events, AnyEvent, layout.EVENTS)
-        nodes, usage = record.nodes(), record.usage()
-        _check(points, Point, layout.METRICS)
-        _check(nodes, Node, layout.NODES)
-        _check(usage, Usage, layout.RESOURCES)
+        record.check_lines()
+        nodes, usage = _cut(record.nodes()), _cut(record.usage())
         starts = [event for event in events if event["event"] == "run_started"]
         attempts = [event["attempt"] for event in events if event["event"] == "training_started"]
         return RunReport(
             record.name,
             config,
-            environment=record.environment(),
+            environment=_cut(record.environment()),
             points=_counting(points, events, config),
             attempts=len({*attempts, *(point["attempt"] for point in points)}),
             events=events,
             evaluation=_evaluation(record.evaluation()),
-            result=record.result(),
+            result=_cut(record.result()),
             nodes=nodes,
             usage=usage,
             began=starts[-1]["process_created"] if starts else None,
             seen=max((float(each["time"]) for each in [*events, *points]), default=None),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{record.folder}: the record is damaged ({type(error).__name__}: {error}).") from error
+    except SENSELESS as error:
+        raise _damaged([record], error) from error
 
 
-def _check(lines: Sequence[Any], kind: Any, file: str) -> None:
-    try:
-        TypeAdapter(list[kind]).validate_python(lines)
-    except ValidationError as error:
-        first = error.errors()[0]
-        line, *keys = first["loc"]
-        where = f"line {int(line) + 1} of {file}: {'.'.join(map(str, keys))}"
-        raise ValueError(f"{where}: {first['msg']}, not {first['input']!r}") from None
+def _cut(content: T) -> T:
+    """Content of a record without the part of a text that nobody would read."""
+    cut: Any = content
+    if isinstance(content, dict):
+        cut = {key: _cut(value) for key, value in content.items()}
+    elif isinstance(content, list):
+        cut = [_cut(value) for value in content]
+    elif isinstance(content, str):
+        cut = text.cut(content)
+    return cut  # type: ignore[no-any-return] # of the same type
 
 
 def mean(points: Sequence[Point]) -> dict[str, float | None]:
@@ -268,8 +264,8 @@ def _evaluation(evaluation: Evaluation | None) -> Evaluated | None:
     }
 
 
-def _pixels(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SIDE, SIDE)
+def _pixels(encoded: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(encoded, validate=True), np.uint8).reshape(SIDE, SIDE)
 
 
 def _command(records: list[Record], folder: Path | None = None) -> str:
@@ -365,7 +361,7 @@ def _data_uri(png: bytes) -> str:
 def _render(template: str, pictures: Mapping[str, bytes], **names: Any) -> bytes:
     embedded = dict.fromkeys((*plots.RUN_PICTURES, *plots.USAGE_PICTURES, *plots.COMPARISON_PICTURES))
     embedded |= {name: _data_uri(png) for name, png in pictures.items()}
-    return templates().get_template(template).render(pictures=embedded, **names).encode()
+    return templates().get_template(template).render(pictures=embedded, **names).encode(errors="backslashreplace")
 
 
 @cache
@@ -415,24 +411,32 @@ def setting(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value) or "none"
 
 
-def _save(folder: Path, pictures: Mapping[str, bytes], known: Sequence[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _save(folder: Path, below: str, pictures: Mapping[str, bytes], known: Sequence[str]) -> None:
+    Path(store.part(str(folder), below)).mkdir(parents=True, exist_ok=True)
     for name in known:
-        file = folder / f"{name}.png"
+        file = f"{below}/{name}.png"
         if name in pictures:
-            _replace(file, pictures[name])
+            _replace(folder, file, pictures[name])
         else:
-            file.unlink(missing_ok=True)  # of a report on an earlier attempt
+            Path(store.part(str(folder), file)).unlink(missing_ok=True)  # of a report on an earlier attempt
 
 
-def _replace(file: Path, content: bytes) -> None:
-    # a reader finds the old page or the new one, never half of one
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+def _replace(folder: Path, name: str, content: bytes) -> None:
+    Folder().write(store.part(str(folder), name), content)
+
+
+@contextmanager
+def _readable(records: Sequence[Record]) -> Iterator[None]:
+    """Let numbers that make no sense, as 1e308 seconds, be damage of the record that has them."""
     try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except (*SENSELESS, jinja2.TemplateError) as error:
+        raise _damaged(records, error) from error
+
+
+def _damaged(records: Sequence[Record], error: Exception) -> StorageError:
+    places = ", ".join(record.place for record in records)
+    return StorageError(f"{places}: the record is damaged ({one_line(error)})", "report other runs without it")
 
 
 @contextmanager

@@ -19,12 +19,18 @@ from rich.text import Text
 # Cc: control (C0, DEL and C1), Cf: format (direction overrides, zero-width), Cs: surrogates, Co, Cn: nothing to show
 # What we print ourselves, where an encoding has only ASCII: of one width, so that columns stay columns.
 IN_ASCII = {"–": "-", "█": "#", "…": ".", "→": ">", "·": "|", "×": "x", "’": "'", "━": "-", "╸": "-", "╺": "-"}
+MOST_SHOWN = 10_000  # characters of a line; what is longer was not written to be read
 UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def cut(text: str) -> str:
+    """Return a text without what is beyond MOST_SHOWN characters; then it says how many those are."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text):,} characters)"
 
 
 def clean(text: object) -> str:
     """Return a text on one line, with every character that a terminal could obey written out, such as ``\\x1b``."""
-    return "".join(_shown(character) for character in str(text))
+    return "".join(_shown(character) for character in cut(str(text)))
 
 
 def _shown(character: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from trainer.errors import StorageError
+from trainer.errors import StorageError, sentence
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -42,6 +43,12 @@ S3_IDENTITIES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
+
+
+# Names of ours begin with a letter or digit. A listing that begins here meets no empty segment, `.` or `..`.
+FIRST_OF_OURS = "0"
+REMOVE = "remove that object: no run makes such names"
+passed_over: dict[str, None] = {}  # what listings have left out, a sentence each, in order
 
 
 class Bucket:
@@ -87,20 +94,46 @@ class Bucket:
 
     def files(self, key: str) -> list[str]:
         """Return the keys of all objects below a prefix, relative to it."""
+        from obstore.exceptions import InvalidPathError
+
+        try:
+            paths = list(self._paths(key))
+        except InvalidPathError as error:
+            paths = list(self._paths(key, FIRST_OF_OURS))
+            self._pass_over(error)
+        return sorted(path[len(key) :].lstrip("/") for path in paths)
+
+    def _paths(self, key: str, after: str | None = None) -> Iterable[str]:
+        """All keys below a prefix; the client ends a listing at the first name that it has no word for."""
         import obstore
 
-        paths = [meta["path"] for chunk in obstore.list(self._store, key or None) for meta in chunk]
-        return sorted(path[len(key) :].lstrip("/") for path in paths)
+        begins = after and (f"{key}/{after}" if key else after)
+        return (meta["path"] for chunk in obstore.list(self._store, key or None, offset=begins) for meta in chunk)
+
+    def _pass_over(self, error: Exception) -> None:
+        passed_over[sentence(f"storage: {self._uri} holds {unusable_name(error)}, which is left out", REMOVE)] = None
 
     def folders(self, key: str) -> list[str]:
         """Return the names right below a prefix that have objects below them."""
         import obstore
+        from obstore.exceptions import InvalidPathError
 
-        prefixes = obstore.list_with_delimiter(self._store, key or None)["common_prefixes"]
+        try:
+            prefixes = obstore.list_with_delimiter(self._store, key or None)["common_prefixes"]
+        except InvalidPathError as error:  # only the listing of all keys can begin behind it
+            below = [path[len(key) :].lstrip("/").split("/") for path in self._paths(key, FIRST_OF_OURS)]
+            self._pass_over(error)
+            return sorted({names[0] for names in below if len(names) > 1})
         return sorted(prefix.rsplit("/", 1)[-1] for prefix in prefixes)
 
     def prepare(self, key: str) -> None:
         """Do nothing: a prefix needs no folder."""
+
+
+def unusable_name(error: Exception) -> str:
+    """Return the name that the client's error is about, in quotes, as it is written there: with escapes."""
+    match = re.search(r'path: ("(?:[^"\\]|\\.)*")', str(error)) or re.search(r'Path ("[^"]*")', str(error))
+    return f"an object named {match[1][:300]}" if match else "an object with a name that is not valid"
 
 
 def endpoint(uri: str) -> str | None:

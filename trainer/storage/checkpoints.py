@@ -13,18 +13,33 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
+
+from typing_extensions import TypedDict
 
 from trainer.errors import CheckpointError
 from trainer.storage import manifest, store
 from trainer.storage.layout import CHECKPOINTS as FOLDER
 from trainer.storage.layout import MANIFEST
+from trainer.storage.parsing import check
+from trainer.storage.schema import FileFacts
 
 QUARANTINED = "QUARANTINED.json"
 FORMAT = 1
+FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors")  # every checkpoint has these, and no other
 BEST = "best.json"
 INTACT = "intact"
-NAME = re.compile(r"step-(\d{8})-(\d{4})(?:-(\d+))?")
+NAME = re.compile(r"step-([0-9]{8,15})-([0-9]{4,12})(?:-([0-9]{1,9}))?")
+
+
+class Needed(TypedDict):
+    """What is read of a checkpoint's manifest, of whatever version of the trainer it is; `schema` has all of it."""
+
+    format: int
+    name: str
+    step: int
+    attempt: int | None
+    files: dict[str, FileFacts]
 
 
 @dataclass(frozen=True, order=True)
@@ -57,10 +72,12 @@ def list_checkpoints(run: str) -> CheckpointList:
         StorageError: they cannot be listed.
     """
     held: dict[Checkpoint, set[str]] = {}
-    for path in store.files(store.join(run, FOLDER)):
+    for path in store.files(store.part(run, FOLDER)):
         folder, _, file = path.partition("/")
         if match := NAME.fullmatch(folder):
-            held.setdefault(Checkpoint(int(match[1]), int(match[2]), int(match[3] or 0)), set()).add(file)
+            checkpoint = Checkpoint(int(match[1]), int(match[2]), int(match[3] or 0))
+            if checkpoint.name == folder:  # else step-00000008-0001-01 would be taken for step-00000008-0001-1
+                held.setdefault(checkpoint, set()).add(file)
     newest_first = sorted(held, reverse=True)
     return CheckpointList(
         [
@@ -97,9 +114,9 @@ def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: 
         StorageError: the storage refuses it; older checkpoints are untouched.
         CheckpointError: there is one of this name already.
     """
-    place = store.join(run, FOLDER, checkpoint.name)
+    place = store.part(run, FOLDER, checkpoint.name)
     for name, content in files.items():
-        store.write(store.join(place, name), content)
+        store.write(store.part(place, name), content)
     sealed = manifest.seal(
         {
             "format": FORMAT,
@@ -110,7 +127,7 @@ def commit(run: str, checkpoint: Checkpoint, files: Mapping[str, bytes], facts: 
             "files": {name: manifest.facts(content) for name, content in files.items()},
         }
     )
-    if not store.create(store.join(place, MANIFEST), sealed):
+    if not store.create(store.part(place, MANIFEST), sealed):
         raise CheckpointError(
             f"{place} was committed already, by another process that writes to this run", "stop one of the two"
         )
@@ -123,11 +140,11 @@ def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, 
         StorageError: the storage is unreachable, which says nothing about the checkpoint.
         CheckpointError: it is damaged; its problem says how.
     """
-    place = store.join(run, FOLDER, checkpoint.name)
+    place = store.part(run, FOLDER, checkpoint.name)
     facts = _manifest(run, checkpoint)
     files = {}
     for name, expected in facts["files"].items():
-        content = store.read(store.join(place, name))
+        content = store.read(store.part(place, name))
         damage = manifest.damage(content, expected)
         if content is None or damage is not None:
             raise CheckpointError(f"{name} {damage}")
@@ -136,18 +153,22 @@ def read(run: str, checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, 
 
 
 def _manifest(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    content = store.read(store.join(run, FOLDER, checkpoint.name, MANIFEST))
+    content = store.read(store.part(run, FOLDER, checkpoint.name, MANIFEST))
     if content is None:
         raise CheckpointError(f"{MANIFEST} is missing")
     try:
-        facts = manifest.unseal(content)
+        facts = check({"attempt": None, **manifest.unseal(content)}, Needed)
     except ValueError as damage:
         raise CheckpointError(f"{MANIFEST} {damage}") from None
+    if unknown := sorted(set(facts["files"]) - set(FILES)):  # it could be a path that leads anywhere
+        raise CheckpointError(f"{MANIFEST} names {unknown[0]!r}, which is not a file of a checkpoint")
+    if missing := sorted(set(FILES) - set(facts["files"])):
+        raise CheckpointError(f"{MANIFEST} does not name {missing[0]}")
     if facts["name"] != checkpoint.name:
         raise CheckpointError(f"{MANIFEST} belongs to {facts['name']}")
     if facts["format"] != FORMAT:
         raise CheckpointError(f"{MANIFEST} has format {facts['format']}; this trainer reads {FORMAT}")
-    return {"attempt": None, **facts}
+    return cast("dict[str, Any]", facts)
 
 
 def newest_valid(
@@ -184,7 +205,7 @@ def newest_valid(
             "so the run cannot resume",
             "restore one, or start again under another name",
         )
-    if store.read(store.join(run, FOLDER, BEST)) is not None:  # it is written after the first one is committed
+    if store.read(store.part(run, FOLDER, BEST)) is not None:  # it is written after the first one is committed
         raise CheckpointError(
             f"{store.join(run, FOLDER)}: there were checkpoints, as {BEST} shows, and none has its {MANIFEST}, so "
             "the run cannot resume",
@@ -222,7 +243,7 @@ def attempt_of(run: str, checkpoint: Checkpoint) -> int | None:
 def quarantine(run: str, checkpoint: Checkpoint, damage: str) -> None:
     """Quarantine a damaged checkpoint: its files stay for inspection, and it is never loaded."""
     content = json.dumps({"damage": damage}).encode()
-    store.write(store.join(run, FOLDER, checkpoint.name, QUARANTINED), content)
+    store.write(store.part(run, FOLDER, checkpoint.name, QUARANTINED), content)
 
 
 def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
@@ -246,16 +267,23 @@ def prune(run: str, keep: int, besides: Iterable[int] = ()) -> list[Checkpoint]:
 
 def remove(run: str, checkpoint: Checkpoint) -> None:
     """Delete a checkpoint, its manifest first: at any moment it is either whole or no checkpoint."""
-    place = store.join(run, FOLDER, checkpoint.name)
-    store.delete(store.join(place, MANIFEST))
+    place = store.part(run, FOLDER, checkpoint.name)
+    store.delete(store.part(place, MANIFEST))
     for name in store.files(place):
-        store.delete(store.join(place, name))
+        store.delete(store.part(place, name))
     store.remove_folder(place)
 
 
 @dataclass(frozen=True)
 class Best:
     """The checkpoint of a run with the highest test accuracy, 0..1, so far."""
+
+    step: int
+    test_accuracy: float
+
+
+class BestFacts(TypedDict):
+    """`Best` in its file."""
 
     step: int
     test_accuracy: float
@@ -268,14 +296,15 @@ def best(run: str) -> Best | None:
         StorageError: the storage is unreachable.
     """
     try:
-        return Best(**manifest.unseal(store.read(store.join(run, FOLDER, BEST)) or b""))
+        found = check(manifest.unseal(store.read(store.part(run, FOLDER, BEST)) or b""), BestFacts)
+        return Best(found["step"], found["test_accuracy"])
     except ValueError:  # none, or damaged: the next epoch writes another
         return None
 
 
 def write_best(run: str, new: Best) -> None:
     """Write which checkpoint is the best."""
-    store.write(store.join(run, FOLDER, BEST), manifest.seal(asdict(new)))
+    store.write(store.part(run, FOLDER, BEST), manifest.seal(asdict(new)))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import psutil
 
-from trainer.errors import StorageError
+from trainer.errors import StorageError, UnusableNameError
 
 UNSUPPORTED = frozenset(
     {
@@ -104,6 +105,32 @@ class Folder:
             )
 
 
+def check_parts(folder: str, names: Sequence[str]) -> None:
+    """Check that what lies in a folder at the path `names` is there, not elsewhere; it need not exist.
+
+    The folder itself may be reached by links.
+
+    Raises:
+        UnusableNameError: the path leads out of the folder, as a symbolic link may, or to a pipe or device.
+    """
+    path = Path(folder)
+    for name in Path(*names).parts:
+        path /= name
+        if name == ".." or name == os.sep:
+            raise UnusableNameError(f"storage: {path} is not in {folder}", "remove what names it")
+        try:
+            mode = path.lstat().st_mode
+        except OSError:  # missing, or not readable: who reads it says so
+            return
+        if S_ISLNK(mode):
+            raise UnusableNameError(
+                f"storage: {path} is a symbolic link, which may lead out of {folder}",
+                "remove it, or put in its place what it leads to",
+            )
+        if not (S_ISREG(mode) or S_ISDIR(mode)):
+            raise UnusableNameError(f"storage: {path} is neither a file nor a folder", "remove it")
+
+
 def file_system(folder: str) -> tuple[str, str]:
     """Return type and source of the file system that a folder is on, such as ``cifs`` and ``//host/share``.
 
@@ -131,15 +158,17 @@ def _create_exclusively(file: Path, content: bytes) -> bool:
 
 
 def _write_aside(file: Path, content: bytes) -> Path:
-    """Write the content to disk under a temporary name of this thread, beside the file."""
+    """Write the content to disk under a temporary name, beside the file: nobody can have put a link there before."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
+    partial = file.with_name(f".{secrets.token_hex(8)}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with partial.open("wb") as out:
-            _fill(out.fileno(), content)
+        _fill(descriptor, content)
     except OSError:  # a full disk: leave nothing half-written
         partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     return partial
 
 

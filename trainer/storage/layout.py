@@ -40,5 +40,5 @@ RAY = ".ray"  # what Ray Train keeps for itself during a run; nothing of ours is
 
 # Files to which lines are appended while a run lives.
 GROWING = (METRICS, EVENTS, NODES, RESOURCES)
-# Beside the record in the run's folder: not part of it, and not mirrored.
-NOT_OF_THE_RECORD = (CHECKPOINTS, LEASE, LOGS)
+# What a reader of a bucket brings here: weights are read where they are, and pictures are made again.
+BROUGHT = (CONFIG, ENVIRONMENT, *GROWING, EVALUATION, RESULT, MANIFEST, REPORT)

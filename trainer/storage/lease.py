@@ -8,6 +8,7 @@ end. Only creating is conditional, since folders have no conditional update.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import threading
@@ -20,12 +21,14 @@ import psutil
 
 from trainer.errors import ConflictError, StorageError
 from trainer.storage import layout, store
+from trainer.storage.parsing import from_json
 
 RENEW_EVERY_S = 5.0
 RELEASE_PATIENCE_S = 1.0
 EXPIRES_AFTER_S = 20.0  # without a sign of life; clocks of two machines may differ by less than this
 WRITTEN_WITHIN_S = 2.0  # a claim, where files appear before their content; it is empty until then
 AHEAD_S = 3600.0  # no clock is that wrong: a later sign of life is damaged, and ignored
+NAME = re.compile(r"(0{0,5}[1-9][0-9]{0,11})\.(json|alive|released)")
 
 
 class Lease:
@@ -107,10 +110,9 @@ def is_held(run: str) -> bool:
 
 def _claims(run: str) -> dict[int, set[str]]:
     claims: dict[int, set[str]] = {}
-    for name in store.files(store.join(run, layout.LEASE)):
-        number, _, kind = name.partition(".")
-        if number.isdigit():
-            claims.setdefault(int(number), set()).add(kind)
+    for name in store.files(store.part(run, layout.LEASE)):
+        if (match := NAME.fullmatch(name)) and len(match[1]) >= 6:  # any other is not of a lease
+            claims.setdefault(int(match[1]), set()).add(match[2])
     return {number: kinds for number, kinds in claims.items() if "json" in kinds}
 
 
@@ -162,14 +164,14 @@ def _owner(run: str, number: int) -> str:
 
 def _load(run: str, number: int, kind: str) -> dict[str, Any]:
     try:
-        content = json.loads(store.read(_object(run, number, kind)) or b"{}")
+        content = from_json(store.read(_object(run, number, kind)) or b"{}")
     except ValueError:  # cut by a full disk: says nothing
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _object(run: str, number: int, kind: str) -> str:
-    return store.join(run, layout.LEASE, f"{number:06}.{kind}")
+    return store.part(run, layout.LEASE, f"{number:06}.{kind}")
 
 
 def is_mine(run: str, fence: int) -> bool:

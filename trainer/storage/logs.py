@@ -47,7 +47,7 @@ def _path_of(descriptor: int) -> Path:
 
 def folder(run: str, attempt: int) -> str:
     """Return the URI of an attempt's logs."""
-    return store.join(run, layout.LOGS, f"attempt-{attempt}")
+    return store.part(run, layout.LOGS, f"attempt-{attempt}")
 
 
 def keep(files: Mapping[str, Path], place: str) -> None:
@@ -55,7 +55,7 @@ def keep(files: Mapping[str, Path], place: str) -> None:
     for name, file in files.items():
         with suppress(OSError, StorageError):
             if content := end_of(file):
-                store.write(store.join(place, name), content)
+                store.write(store.part(place, name), content)
 
 
 def end_of(file: Path) -> bytes:
@@ -128,7 +128,7 @@ def prune(run: str, newest: int) -> None:
         if attempt <= newest - MOST_ATTEMPTS:
             place = folder(run, attempt)
             for name in store.files(place):
-                store.delete(store.join(place, name))
+                store.delete(store.part(place, name))
             store.remove_folder(place)
 
 
@@ -144,7 +144,7 @@ def lines(run: str, process: str, attempt: int | None = None) -> list[str]:
     }
     for number in sorted(kept, reverse=True):
         names = [name for name in kept[number] if name.rpartition(".")[0] == process]
-        contents = [store.read(store.join(folder(run, number), name)) or b"" for name in names]
+        contents = [store.read(store.part(folder(run, number), name)) or b"" for name in names]
         if names:
             return [line for content in contents for line in content.decode(errors="replace").splitlines()]
     known = [f"attempt {number}: {', '.join(_processes(names))}" for number, names in kept.items()]
@@ -165,5 +165,5 @@ def attempts(run: str) -> list[int]:
     Raises:
         StorageError: the storage cannot be listed.
     """
-    found = (re.fullmatch(r"attempt-(\d+)", name) for name in store.folders(store.join(run, layout.LOGS)))
+    found = (re.fullmatch(r"attempt-([0-9]{1,9})", name) for name in store.folders(store.part(run, layout.LOGS)))
     return sorted(int(match[1]) for match in found if match)

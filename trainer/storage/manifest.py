@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.storage.parsing import from_json
 from trainer.storage.schema import FileFacts
 
 DIFFERENT = "is not what was written: its sha256 differs"
@@ -39,9 +40,12 @@ def unseal(sealed: bytes) -> dict[str, Any]:
         ValueError: it is damaged; says how.
     """
     try:
-        content: dict[str, Any] = json.loads(sealed)["manifest"]
-    except (ValueError, KeyError, TypeError):
+        content: dict[str, Any] = from_json(sealed)["manifest"]
+        same = seal(content) == sealed
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("is truncated or damaged") from None
-    if seal(content) != sealed:
+    if not same:
         raise ValueError(DIFFERENT)
+    if not isinstance(content, dict):
+        raise ValueError(f"holds a {type(content).__name__} instead of an object")
     return content

@@ -51,7 +51,7 @@ def find_run(target: str, runs: str) -> Record:
     own = store.normalise(target) if "/" in target or not store.is_remote(runs) else None
     named = store.join(runs, target.rstrip("/")) if "://" not in target else None
     for place in (named, own):
-        if place and store.read(store.join(place, layout.CONFIG)) is not None:
+        if place and store.read(store.part(place, layout.CONFIG)) is not None:
             return open_record(place)
     known = run_names(runs)
     there = f"it has {', '.join(known[-8:])}" if known else "it has no runs"
@@ -64,21 +64,25 @@ def run_names(runs: str) -> list[str]:
     Raises:
         StorageError: it cannot be listed.
     """
-    return [name for name in store.folders(runs) if store.read(store.join(runs, name, layout.CONFIG)) is not None]
+    return [
+        name
+        for name in store.folders(runs)
+        if store.read(store.part(store.join(runs, name), layout.CONFIG)) is not None
+    ]
 
 
 def pull(record: Record) -> None:
-    """Bring the scratch folder up to the object store's state, except the weights.
+    """Bring the scratch folder up to the object store's state, except weights and pictures.
 
     Raises:
         StorageError: the object store cannot be read.
     """
-    for name in store.files(record.remote) if record.remote else ():
-        wanted = name != layout.WEIGHTS and name.partition("/")[0] not in layout.NOT_OF_THE_RECORD
-        content = store.read(store.join(record.remote or "", name)) if wanted else None
+    for name in layout.BROUGHT if record.remote else ():  # whatever else lies there may be of any name and size
+        content = store.read(store.join(record.remote or "", name))
         if content is not None:
-            store.write(str(record.folder / name), content)
-            record.mirrored[name] = _state(record.folder / name)
+            file = record.file(name)
+            store.write(str(file), content)
+            record.mirrored[name] = _state(file)
 
 
 def push(record: Record) -> None:

@@ -18,8 +18,11 @@ from trainer import resolve
 from trainer.config import Config
 from trainer.errors import ConfigError, StorageError
 from trainer.storage import layout, store
-from trainer.storage.schema import Environment, Evaluation, Event, Node, Point, Result, Usage
+from trainer.storage.parsing import check, from_json
+from trainer.storage.schema import AnyEvent, Environment, Evaluation, Event, Node, Point, Result, Usage
 from trainer.storage.store_errors import sentences
+
+LINES: dict[str, Any] = {layout.METRICS: Point, layout.EVENTS: AnyEvent, layout.NODES: Node, layout.RESOURCES: Usage}
 
 
 class Record:
@@ -34,8 +37,12 @@ class Record:
         self.mirrored: dict[str, tuple[int, int]] = {}  # modification time and size of each file as it was pushed
 
     def file(self, name: str) -> Path:
-        """Return the path of a file of `layout`."""
-        return self.folder / name
+        """Return the path of a file of `layout`.
+
+        Raises:
+            StorageError: there is a symbolic link, which may lead anywhere.
+        """
+        return Path(store.part(str(self.folder), name))
 
     @property
     def name(self) -> str:
@@ -50,7 +57,7 @@ class Record:
     @property
     def weights(self) -> str:
         """URI of the final weights; every worker can write there."""
-        return store.join(self.place, layout.WEIGHTS)
+        return store.part(self.place, layout.WEIGHTS)
 
     @property
     def report(self) -> str:
@@ -173,7 +180,7 @@ class Record:
     def _read_json(self, name: str) -> dict[str, Any] | None:
         file = self.file(name)
         try:
-            content = json.loads(file.read_text())
+            content = from_json(file.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -188,12 +195,29 @@ class Record:
             )
         return content
 
+    def check_lines(self) -> None:
+        """Check that each line of the record has the fields that everything relies on which reads it.
+
+        Raises:
+            StorageError: one has not; names the file, the line and the field.
+        """
+        for name, kind in LINES.items():
+            number = 0
+            try:
+                for number, line in enumerate(read_lines(self.file(name)), 1):  # noqa: B007 # for the sentence below
+                    check(line, kind)
+            except ValueError as error:
+                raise StorageError(
+                    f"{self.place}: the record is damaged: line {number} of {name}: {error}",
+                    "remove that line to continue without it",
+                ) from None
+
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the whole lines of a JSON-lines file; a last line that a kill truncated is left out.
 
     Raises:
-        StorageError: a line is not JSON.
+        StorageError: a line is not a JSON object.
     """
     if not file.exists():
         return
@@ -202,9 +226,12 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 break
             try:
-                yield json.loads(line)
+                content = from_json(line)
             except ValueError:
+                content = None
+            if not isinstance(content, dict):
                 raise StorageError(
-                    f"{file}: line {number} is not JSON, so the record is damaged there",
+                    f"{file}: line {number} is not a JSON object, so the record is damaged there",
                     "remove that line to continue without it",
-                ) from None
+                )
+            yield content

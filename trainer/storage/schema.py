@@ -218,6 +218,15 @@ Event = (
     | RunEnded
     | ReportWritten
 )
+
+
+class AnyEvent(TypedDict):
+    """What each line of ``events.jsonl`` has, of whatever version of the trainer it is."""
+
+    event: str
+    time: float
+
+
 EVENTS: tuple[type, ...] = Event.__args__
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from trainer.errors import StorageError
 from trainer.storage import layout, manifest, store
+from trainer.storage.parsing import check
 from trainer.storage.record import Record
-from trainer.storage.schema import FileFacts, Result
+from trainer.storage.schema import FileFacts, Manifest, Result
 
 FORMAT = 1
 SEALED = (layout.CONFIG, layout.ENVIRONMENT, layout.EVALUATION, layout.RESULT, *layout.GROWING)
@@ -39,7 +40,7 @@ def verify(record: Record) -> dict[str, str]:
     if content is None:
         return {layout.MANIFEST: "is missing"} if _says_it_finished(record) else {}
     try:
-        expected = manifest.unseal(content)["files"]
+        expected = check(manifest.unseal(content), Manifest)["files"]
     except ValueError as damage:
         return {layout.MANIFEST: str(damage)}
     damages = {name: _damage(record, name, facts) for name, facts in expected.items()}
@@ -57,7 +58,9 @@ def finished_result(record: Record) -> tuple[Result | None, tuple[str, ...]]:
     damages = verify(record)
     try:
         result = record.result()
-    except StorageError:
+        if result is not None and result.get("status") == "finished":
+            check(result, Result)  # it is printed
+    except (StorageError, ValueError):
         result = None
         damages = damages or {layout.RESULT: "is truncated or damaged"}
     sentences = tuple(

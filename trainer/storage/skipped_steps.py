@@ -7,10 +7,20 @@ https://arxiv.org/abs/2204.02311, section 5.1). If that does not help, the setti
 
 from __future__ import annotations
 
+from typing_extensions import TypedDict
+
 from trainer.errors import CheckpointError
 from trainer.storage import checkpoints, layout, manifest, store
+from trainer.storage.parsing import check
 
 FILE = "left-out.json"
+
+
+class SkippedSteps(TypedDict):
+    """What that file holds: the steps from `after` to before `up_to`, counted from 0."""
+
+    after: int
+    up_to: int
 
 
 def write(run: str, step: int) -> bool:
@@ -36,7 +46,7 @@ def read(run: str) -> range:
     if content is None:
         return range(0)
     try:
-        steps = manifest.unseal(content)
+        steps = check(manifest.unseal(content), SkippedSteps)
     except ValueError as damage:
         raise CheckpointError(
             f"{_file(run)} {damage}, so the steps that the run skips are unknown", "start again under another name"
@@ -45,4 +55,4 @@ def read(run: str) -> range:
 
 
 def _file(run: str) -> str:
-    return store.join(run, layout.CHECKPOINTS, FILE)
+    return store.part(run, layout.CHECKPOINTS, FILE)

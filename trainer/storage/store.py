@@ -16,8 +16,8 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from trainer.errors import OutageError, StorageError
-from trainer.storage.bucket import ENDPOINTS, Bucket
-from trainer.storage.folder import Folder
+from trainer.storage.bucket import ENDPOINTS, Bucket, passed_over
+from trainer.storage.folder import Folder, check_parts
 from trainer.storage.store_errors import CREDENTIALS, NO_CONDITIONAL_WRITES, sentences
 
 SCHEMES = tuple(ENDPOINTS)
@@ -107,6 +107,17 @@ def join(uri: str, *names: str) -> str:
     return "/".join([uri.rstrip("/"), *names]) if is_remote(uri) else str(Path(uri, *names))
 
 
+def part(uri: str, *names: str) -> str:
+    """Return the URI of something below a run, or another folder that others may write to: no link leads out of it.
+
+    Raises:
+        UnusableNameError: one of its folders, or itself, is a symbolic link.
+    """
+    if not is_remote(uri):
+        check_parts(uri, names)
+    return join(uri, *names)
+
+
 def parent(uri: str) -> str:
     """Return the URI that a run's URI is below."""
     return uri.rsplit("/", 1)[0] if is_remote(uri) else str(Path(uri).parent)
@@ -192,6 +203,18 @@ def folders(uri: str) -> list[str]:
     with sentences(uri, "listed"):
         place, key = _at(uri)
         return place.folders(key)
+
+
+def pass_over(warning: str) -> None:
+    """Note that something in a storage is left out, and why; `take_passed_over` returns it."""
+    passed_over[warning] = None
+
+
+def take_passed_over() -> list[str]:
+    """Return a sentence for each thing that this process has found in storages and left out since the last call."""
+    found = list(passed_over)
+    passed_over.clear()
+    return found
 
 
 def check(uri: str) -> None:

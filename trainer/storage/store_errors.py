@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from trainer.errors import OutageError, StorageError
-from trainer.storage.bucket import endpoint, has_profiles, proxy_of
+from trainer.errors import OutageError, StorageError, UnusableNameError
+from trainer.storage import identity
+from trainer.storage.bucket import REMOVE, endpoint, has_profiles, proxy_of, unusable_name
 from trainer.storage.folder import UNSUPPORTED, file_system
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-METADATA_SERVER = "169.254.169.254"
 CREDENTIALS = (
     "check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
     "AZURE_STORAGE_ACCOUNT_NAME ...) or the identity of this machine or pod"
@@ -30,7 +30,7 @@ NO_CONDITIONAL_WRITES = (
 # Codes of S3 and Azure, for which the client has no exceptions, each with reason and fix. Retrying helps with none.
 # S3 answers 400 to an expired token.
 REFUSALS = {
-    (METADATA_SERVER,): ("no credentials were found", CREDENTIALS),  # asked last, when nothing else gave any
+    (identity.METADATA_SERVER,): ("no credentials were found", CREDENTIALS),  # asked last, when nothing else gave any
     ("ExpiredToken", "TokenRefreshRequired", "Signature not valid in the specified time frame"): (
         "the credentials have expired",
         "renew them and start the run again: it resumes",
@@ -79,6 +79,7 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
 
     Raises:
         OutageError: an object store is unreachable.
+        UnusableNameError: it holds an object with a name that cannot be used.
         StorageError: it refuses, or a disk is full.
     """
     try:
@@ -87,11 +88,18 @@ def sentences(uri: str, verb: str) -> Iterator[None]:
         raise
     except Exception as error:
         if "://" in uri:
-            from obstore.exceptions import BaseError
+            from obstore.exceptions import BaseError, InvalidPathError
 
+            if isinstance(error, InvalidPathError | ValueError):  # the client's word for names that it refuses
+                raise UnusableNameError(
+                    f"storage: {uri} cannot be {verb}: there is {unusable_name(error)}", REMOVE
+                ) from None
             if isinstance(error, OSError | BaseError):
-                kind = StorageError if _is_refusal(error, verb) else OutageError
-                reason, fix = _reason_and_fix(error, uri, verb)
+                if found := _without_token(str(error), uri):
+                    kind, reason, fix = found
+                else:
+                    kind = StorageError if _is_refusal(error, verb) else OutageError
+                    reason, fix = _reason_and_fix(error, uri, verb)
                 raise kind(f"storage: {uri} cannot be {verb}: {reason}", fix) from None
         elif isinstance(error, OSError):
             reason = error.strerror or str(error)
@@ -110,6 +118,21 @@ def _fix_of_folder(error: OSError, folder: str, verb: str) -> str:
     if kind and error.errno in UNSUPPORTED and os.access(folder, os.W_OK):
         return f"its file system, {kind}, lacks what a run needs: give a folder on another with --storage"
     return "give a folder that you may write with --storage"
+
+
+def _without_token(text: str, uri: str) -> tuple[type[StorageError], str, str] | None:
+    """What an error means that comes from the cloud's token server: the store itself was never asked."""
+    if file := identity.missing_token_file(text, uri):
+        return StorageError, f"{file} cannot be read, so there is no token", identity.step(uri)
+    denial = identity.denial(text, uri)
+    if denial is None:
+        return None
+    server = f"the token server at {denial.server}"
+    if denial.is_final:
+        return StorageError, f"{server} refuses this identity ({denial.status}: {denial.words})", identity.step(uri)
+    if denial.status is not None:
+        return OutageError, f"{server} answers {denial.status} ({denial.words})", "try again later"
+    return OutageError, *_why_unreachable(text, None, server)
 
 
 def _is_refusal(error: Exception, verb: str) -> bool:
@@ -171,19 +194,20 @@ def _reason_and_fix(error: Exception, uri: str, verb: str) -> tuple[str, str]:
     return _why_unreachable(str(error), uri, f"the store{where}")
 
 
-def _why_unreachable(text: str, uri: str, store: str) -> tuple[str, str]:
+def _why_unreachable(text: str, uri: str | None, server: str) -> tuple[str, str]:
+    """Reason and fix; `uri` is of the store behind the proxy that the environment may name."""
     packed = re.sub(r"\s", "", text)  # the client's own notes are spread over lines
     kind = next((word for word in CAUSES if word in text or word in packed), None)
     if kind is None:
-        return f"{store} is unreachable ({_first_line(text)})", "check endpoint, region and network"
+        return f"{server} is unreachable ({_first_line(text)})", "check endpoint, region and network"
     reason, fix = CAUSES[kind]
-    proxy = proxy_of(uri)
+    proxy = proxy_of(uri) if uri else None
     if proxy and kind in OF_THE_PROXY:
         return (
             f"the proxy {proxy[1]} of {proxy[0]} is unreachable: {reason}",
             "correct it, or name the host in NO_PROXY",
         )
-    return f"{store} is unreachable: {reason}", fix
+    return f"{server} is unreachable: {reason}", fix
 
 
 def _hint_of_profiles(uri: str) -> str:

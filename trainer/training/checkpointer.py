@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trainer import __version__
+from trainer.errors import CheckpointError, one_line
 from trainer.storage import checkpoints, layout, manifest, skipped_steps, store
 from trainer.storage.checkpoints import Checkpoint
 from trainer.storage.schema import FileFacts
@@ -106,13 +107,23 @@ class Checkpointer:
             files, _ = checkpoints.read(self._run, agreed.checkpoint)
         step = agreed.checkpoint.step
         rank = self._worker.rank
-        if not restore(from_files(files), self._network, self._optimizers, self._worker.device, rank):
+        if not self._restore(agreed.checkpoint, files):
             torch.manual_seed(self._seed + rank + step)  # the number of workers has changed: this rank is new
         resumed.step = step
         resumed.resumed_from = agreed.checkpoint.name
         if step < agreed.skipped.stop:
             resumed.left_out = [agreed.skipped.start + 1, agreed.skipped.stop]
         return resumed
+
+    def _restore(self, checkpoint: Checkpoint, files: dict[str, bytes]) -> bool:
+        try:
+            return restore(from_files(files), self._network, self._optimizers, self._worker.device, self._worker.rank)
+        except Exception as error:  # each library has errors of its own for what is no tensor, or one of another shape
+            place = store.join(self._run, layout.CHECKPOINTS, checkpoint.name)
+            raise CheckpointError(
+                f"{place} is as it was written, but holds no state of this network ({one_line(error)})",
+                "start again under another name",
+            ) from error
 
     def _read_newest(self, resumed: Resumed) -> tuple[_Agreed, dict[str, bytes]]:
         def note_damage(checkpoint: Checkpoint, damage: str) -> None:
@@ -179,7 +190,7 @@ class Checkpointer:
         weights = None
         if self._worker.rank == 0:
             weights = store.through_outage(
-                lambda: save_weights(self._network, store.join(self._run, layout.WEIGHTS)), self._max_outage_s
+                lambda: save_weights(self._network, store.part(self._run, layout.WEIGHTS)), self._max_outage_s
             )
         return {
             "weights": weights,

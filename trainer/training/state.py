@@ -14,7 +14,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-FILES = {"model": "model.safetensors", "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
+from trainer.storage import checkpoints
+
+FILES = {name.partition(".")[0]: name for name in checkpoints.FILES}  # by the first part of the names in each
 
 State = dict[str, Tensor]
 

@@ -126,7 +126,7 @@ def folder(tmp_path_factory):
     record.add_event({"event": "warning", "message": "a sentence that is longer than any narrow terminal – ✓ Größe"})
     record.add_point(EPOCH)
     for step in (5, 10):
-        checkpoints.commit(record.place, Checkpoint(step, 1), {"model": b"x"}, {"attempt": 1})
+        checkpoints.commit(record.place, Checkpoint(step, 1), dict.fromkeys(checkpoints.FILES, b"x"), {"attempt": 1})
     checkpoints.write_best(record.place, Best(5, 0.9))
     Record(folder / "runs" / "r2").create(resolve.load("seed"), {})
     return folder

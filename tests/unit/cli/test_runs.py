@@ -18,7 +18,9 @@ def run(tmp_path, monkeypatch):
     record = Record(tmp_path / "runs" / "r1")
     record.create(resolve.load("fast"), {})
     for step in range(1, 5):
-        checkpoints.commit(record.place, Checkpoint(step, 1), {"model": bytes([step])}, {"attempt": step})
+        checkpoints.commit(
+            record.place, Checkpoint(step, 1), dict.fromkeys(checkpoints.FILES, bytes([step])), {"attempt": step}
+        )
     checkpoints.write_best(record.place, Best(2, 0.91))
     return record
 
@@ -28,7 +30,7 @@ def trainer(*arguments):
 
 
 def damage(run, step):
-    (run.folder / "checkpoints" / f"step-{step:08}-0001" / "model").write_bytes(b"xx")
+    (run.folder / "checkpoints" / f"step-{step:08}-0001" / "model.safetensors").write_bytes(b"xx")
 
 
 def steps(run):

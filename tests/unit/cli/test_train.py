@@ -143,7 +143,7 @@ def source(tmp_path):
     settings = ["epochs=4", "model.hidden=[16]", "data.flip=random"]
     record = Record(tmp_path / "runs" / "r0")
     record.create(resolve.load("fast", None, settings), {})
-    checkpoints.commit(record.place, Checkpoint(5, 1), {"model": b"x"}, {})
+    checkpoints.commit(record.place, Checkpoint(5, 1), dict.fromkeys(checkpoints.FILES, b"x"), {})
     return record
 
 

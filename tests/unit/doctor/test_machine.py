@@ -30,7 +30,7 @@ def test_a_storage_that_cannot_be_written_is_wrong(tmp_path):
 def test_the_identity_shows_no_secret(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "training")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    assert machine.identity("s3://runs") == "access key training"
+    assert machine.identity.describe("s3://runs") == "access key training"
 
 
 def test_an_endpoint_without_an_address_is_wrong(monkeypatch):
@@ -131,7 +131,7 @@ def test_the_identity_is_that_of_the_environment(monkeypatch, runs, variables, i
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert machine.identity(runs) == identity
+    assert machine.identity.describe(runs) == identity
 
 
 def test_a_folder_needs_no_dns(monkeypatch):

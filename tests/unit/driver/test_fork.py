@@ -14,14 +14,16 @@ def config(*more):
     return resolve.load("fast", None, [*SETTINGS, *more])
 
 
+def files_of(step):
+    return dict.fromkeys(checkpoints.FILES, str(step).encode())
+
+
 @pytest.fixture
 def source(tmp_path):
     record = Record(tmp_path / "runs" / "r1")
     record.create(config(), {})
     for step in (5, 10, 15):
-        checkpoints.commit(
-            record.place, Checkpoint(step, 1), {"model": str(step).encode()}, {"seed": 7, "epoch": 1, "attempt": 2}
-        )
+        checkpoints.commit(record.place, Checkpoint(step, 1), files_of(step), {"seed": 7, "epoch": 1, "attempt": 2})
     return record
 
 
@@ -37,20 +39,20 @@ def test_a_fork_starts_from_the_chosen_checkpoint_and_names_it(source, tmp_path,
     checkpoints.write_best(source.place, Best(5, 0.9))
     run = begun(source, tmp_path, named, "optimizer.lr=0.7")
     which, files, manifest = checkpoints.newest_valid(run, None)
-    assert (which.step, which.fence, files) == (step, 4, {"model": str(step).encode()})
+    assert (which.step, which.fence, files) == (step, 4, files_of(step))
     assert (manifest["seed"], manifest["epoch"], manifest["attempt"]) == (7, 1, None)  # no attempt of this run saved it
     assert manifest["forked_from"] == f"{source.place}/checkpoints/step-{step:08}-0001"
 
 
 def test_a_fork_that_has_a_checkpoint_of_its_own_goes_on_from_there(source, tmp_path):
     run = begun(source, tmp_path)
-    checkpoints.commit(run, Checkpoint(18, 4), {"model": b"own"}, {})
+    checkpoints.commit(run, Checkpoint(18, 4), files_of(18), {})
     assert fork.copy(fork.plan(source, config(), None), run, fence=5) is False
     assert checkpoints.newest_valid(run, None)[0].step == 18
 
 
 def test_a_damaged_newest_is_passed_over_but_not_one_that_was_asked_for(source):
-    broken = source.folder / "checkpoints" / "step-00000015-0001" / "model"
+    broken = source.folder / "checkpoints" / "step-00000015-0001" / "model.safetensors"
     broken.write_bytes(b"x")
     assert fork.plan(source, config(), None).checkpoint.step == 10
     with pytest.raises(CheckpointError, match=r"step-00000015-0001 of r1 is damaged .* name another with --from"):

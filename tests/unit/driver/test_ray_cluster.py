@@ -30,6 +30,14 @@ def test_only_a_shared_cluster_is_watched_for_preemption(monkeypatch, address, w
     assert environment.items() >= ray_cluster.TIMINGS.items()
 
 
+@pytest.mark.parametrize(("address", "cluster"), [(None, "0"), ("10.0.0.1:6379", "1")])
+def test_only_a_ray_of_ones_own_listens_on_this_machine_alone(monkeypatch, address, cluster):
+    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"} | ({"RAY_ADDRESS": address} if address else {})
+    monkeypatch.setattr(ray_cluster.os, "environ", environment)
+    ray_cluster.set_timings()
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == cluster
+
+
 def test_what_is_set_already_wins(monkeypatch):
     environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "9"}
     monkeypatch.setattr(ray_cluster.os, "environ", environment)

@@ -25,7 +25,7 @@ def retries(run):
 
 
 def save(run, step):
-    checkpoints.commit(run, Checkpoint(step, 1), {"model": b"x"}, {})
+    checkpoints.commit(run, Checkpoint(step, 1), dict.fromkeys(checkpoints.FILES, b"x"), {})
 
 
 @pytest.mark.parametrize(("error", "most"), [(BUG, MAX_ERRORS_WITHOUT_PROGRESS), (DEATH, MAX_DEATHS_WITHOUT_PROGRESS)])

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from trainer import resolve
 from trainer.config import CLASSES, Config
 from trainer.errors import StorageError
 from trainer.observe import goodput, page, plots
-from trainer.storage import layout
+from trainer.storage import folder, layout
 from trainer.storage.record import Record
 
 pytestmark = pytest.mark.server
@@ -333,12 +334,11 @@ def test_nothing_half_written_stays_or_is_seen(finished: Record, monkeypatch: py
     page.write(finished)
     before = finished.file(layout.REPORT).read_bytes()
 
-    def full_disk(file: Path, content: bytes) -> int:
-        with file.open("wb") as out:
-            out.write(content[:10])
+    def full_disk(descriptor: int, content: bytes) -> None:
+        os.write(descriptor, content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(folder, "_fill", full_disk)
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         page.write(finished)
     assert finished.file(layout.REPORT).read_bytes() == before

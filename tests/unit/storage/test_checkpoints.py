@@ -18,7 +18,7 @@ from trainer.storage.record import Record
 FILES = {
     "model.safetensors": bytes(range(256)) * 40,
     "optimizer.safetensors": b"o" * 1000,
-    "state.json": b'{"step": 7}',
+    "rng.safetensors": b'{"step": 7}',
 }
 
 
@@ -46,7 +46,9 @@ def none_expected(found, damage):
 
 def commit(run, *steps):
     for step in steps:
-        checkpoints.commit(run, Checkpoint(step, 1), {**FILES, "state.json": json.dumps({"step": step}).encode()}, {})
+        checkpoints.commit(
+            run, Checkpoint(step, 1), {**FILES, "rng.safetensors": json.dumps({"step": step}).encode()}, {}
+        )
 
 
 def path(run, step, name):
@@ -57,7 +59,7 @@ def test_the_newest_is_found_and_read_back_byte_by_byte(run):
     commit(run, 5, 70, 8)
     found, files, manifest = checkpoints.newest_valid(run, none_expected)
     assert (found.step, manifest["step"]) == (70, 70)
-    assert files == {**FILES, "state.json": b'{"step": 70}'}
+    assert files == {**FILES, "rng.safetensors": b'{"step": 70}'}
 
 
 def test_manifest_records_the_attempt_and_old_manifests_have_none(run):
@@ -207,9 +209,9 @@ def test_wherever_a_save_is_killed_a_valid_checkpoint_is_found(tmp_path):
     for line in itertools.count():
         run = str(tmp_path / str(line))
         commit(run, 1)
-        killed = killed_while_it_saves(run, {**FILES, "state.json": b'{"step": 2}'}, line)
+        killed = killed_while_it_saves(run, {**FILES, "rng.safetensors": b'{"step": 2}'}, line)
         which, files, _ = checkpoints.newest_valid(run, none_expected)
-        assert json.loads(files["state.json"])["step"] == which.step
+        assert json.loads(files["rng.safetensors"])["step"] == which.step
         found[which.step] += 1
         commit(run, 3)  # what it left does not stand in the way
         checkpoints.prune(run, keep=1)

@@ -22,4 +22,3 @@ def test_the_names_of_a_runs_files_do_not_change():
         "LOGS": "logs",
         "RAY": ".ray",
     }
-    assert layout.NOT_OF_THE_RECORD == ("checkpoints", "lease", "logs")

@@ -52,7 +52,7 @@ def test_a_line_for_which_there_is_no_room_leaves_no_part_of_itself(record):
 
 def test_a_damaged_line_is_a_sentence_with_the_file_and_its_number(record):
     record.file(layout.METRICS).write_text('{"step": 0}\n{"step": 1\n{"step": 2}\n')
-    with pytest.raises(StorageError, match=r"metrics\.jsonl: line 2 is not JSON"):
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: line 2 is not a JSON object"):
         record.points()
 
 

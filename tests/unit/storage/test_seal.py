@@ -5,7 +5,14 @@ from trainer.storage import layout, manifest, seal, store
 from trainer.storage.layout import WEIGHTS
 from trainer.storage.record import Record
 
-RESULT = {"status": "finished", "test_accuracy": 0.9}
+RESULT = {
+    **dict.fromkeys(("test_accuracy", "test_loss", "started_at", "ended_at"), 0.9),
+    **dict.fromkeys(("exit_code", "epochs", "steps", "workers", "attempt"), 1),
+    **{key: {} for key in ("class_accuracy", "seconds", "goodput")},
+    "name": "r1",
+    "config_sha256": "0",
+    "status": "finished",
+}
 
 
 @pytest.fixture

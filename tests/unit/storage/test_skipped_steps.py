@@ -11,7 +11,7 @@ def run(tmp_path):
 
 
 def save(run, step):
-    checkpoints.commit(run, Checkpoint(step, 1), {"model": b"x"}, {})
+    checkpoints.commit(run, Checkpoint(step, 1), dict.fromkeys(checkpoints.FILES, b"x"), {})
 
 
 def test_the_steps_between_the_newest_checkpoint_and_the_loss_are_left_out(run):

@@ -147,7 +147,7 @@ def test_of_many_that_claim_a_run_at_once_one_gets_it(place, atomic):
 
 
 def test_a_checkpoint_is_committed_found_and_removed(place):
-    files = {"model.safetensors": b"m" * 100_000, "rng.safetensors": b"r"}
+    files = {"model.safetensors": b"m" * 100_000, "optimizer.safetensors": b"", "rng.safetensors": b"r"}
     for step in (1, 2):
         checkpoints.commit(place, Checkpoint(step, 1), files, {})
     found, content, _ = checkpoints.newest_valid(place, lambda *_: None)

@@ -66,7 +66,7 @@ def test_resume_reports_damaged_and_unfinished_checkpoints(job):
     saving, _ = begin(job)
     saving.save(1, 7, 0.5)
     finish(saving)
-    checkpoints.commit(job.run, checkpoints.Checkpoint(8, 1), {"model.safetensors": b"x"}, {})
+    checkpoints.commit(job.run, checkpoints.Checkpoint(8, 1), dict.fromkeys(checkpoints.FILES, b"x"), {})
     store.write(f"{job.run}/checkpoints/step-00000008-0001/model.safetensors", b"y")
     store.write(f"{job.run}/checkpoints/step-00000009-0001/model.safetensors", b"")
     resumed = begin(job)[0].resume()
@@ -76,7 +76,7 @@ def test_resume_reports_damaged_and_unfinished_checkpoints(job):
 
 
 def test_resume_refuses_a_run_without_an_intact_checkpoint(job):
-    checkpoints.commit(job.run, checkpoints.Checkpoint(8, 1), {"model.safetensors": b"x"}, {})
+    checkpoints.commit(job.run, checkpoints.Checkpoint(8, 1), dict.fromkeys(checkpoints.FILES, b"x"), {})
     store.write(f"{job.run}/checkpoints/step-00000008-0001/model.safetensors", b"y")
     with pytest.raises(CheckpointError):
         begin(job)[0].resume()
