@@ -110,7 +110,7 @@ def test_the_pinned_operator_is_the_one_that_the_chart_is_made_for():
 
 def test_every_third_party_release_is_pinned_and_has_values():
     names = {name.removesuffix("_VERSION") for name in PLATFORM if name.endswith("_VERSION")} - {"PROMETHEUS_OPERATOR"}
-    assert names == {"KUBERAY_OPERATOR", "PROMETHEUS_STACK", "GPU_OPERATOR"}
+    assert names == {"KUBERAY_OPERATOR", "PROMETHEUS_STACK", "GPU_OPERATOR", "CLUSTER_AUTOSCALER"}
     for name in names:
         assert re.fullmatch(r"v?\d+\.\d+\.\d+", PLATFORM[f"{name}_VERSION"])
         assert PLATFORM[f"{name}_REPO"].startswith("https://")
@@ -122,7 +122,7 @@ def test_every_third_party_release_is_pinned_and_has_values():
 def test_cloud_values_set_only_what_a_cloud_needs(cloud):
     values = values_of(cloud)
     assert {"image", "storage", "identity", "workerGroups"} <= set(values)
-    assert set(values) <= {"image", "storage", "identity", "workerGroups", "network"}
+    assert set(values) <= {"image", "storage", "identity", "head", "workerGroups", "network"}
     assert "existingSecret" not in values["storage"]
 
 

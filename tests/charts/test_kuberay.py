@@ -172,7 +172,7 @@ def test_ray_drains_for_what_a_short_notice_leaves(grace, drain):
 
 
 # What says which pod it is, and what only the driver needs.
-OF_THE_POD = {"TRAINER_GROUP", "TRAINER_SPOT", "TRAINER_INSTANCE_TYPE"}
+OF_THE_POD = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "TRAINER_GROUP", "TRAINER_SPOT", "TRAINER_INSTANCE_TYPE"}
 OF_THE_DRIVER = {"TRAINER_PRICES", "TRAINER_BUDGET", "TRAINER_BUDGET_STOP"}
 
 

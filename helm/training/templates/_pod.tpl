@@ -24,7 +24,7 @@ spec:
   terminationGracePeriodSeconds: 30
   {{- else }}
   # Above the time that Ray drains, or SIGKILL would come first.
-  terminationGracePeriodSeconds: {{ include "training.grace" . }}
+  terminationGracePeriodSeconds: {{ include "training.grace" . | int64 }}
   {{- end }}
   {{- with $.Values.image.pullSecrets }}
   imagePullSecrets:
