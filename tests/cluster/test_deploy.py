@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 import yaml
+from support import kube
 from support.kube import ROOT, get, kubectl, make, name_of, secret
 
 pytestmark = pytest.mark.ci
@@ -67,3 +68,27 @@ def jobs_in(thing):
     if thing["kind"] == "ConfigMap" and thing["metadata"]["name"].endswith("-rayjob"):
         return list(thing["data"].values())
     return []
+
+
+def docker(*arguments):
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_image_has_no_program_that_becomes_root_and_nothing_of_the_machine_that_built_it(deployed):
+    find = "find / -xdev -type f -perm /6000 2> /dev/null"
+    assert docker("run", "--rm", "--entrypoint", "sh", kube.IMAGE, "-c", f"{find} || true") == ""
+    base = "python:3.11-slim-bookworm"  # of the Dockerfile
+    of_image, of_base = (
+        dict(variable.split("=", 1) for variable in json.loads(docker("image", "inspect", image))[0]["Config"]["Env"])
+        for image in (kube.IMAGE, base)
+    )
+    own = {name for name in of_image if of_image[name] != of_base.get(name)}
+    settings = {"UV_COMPILE_BYTECODE", "UV_LINK_MODE", "UV_NO_PROGRESS", "UV_PYTHON_DOWNLOADS", "VIRTUAL_ENV"}
+    assert own == settings | {"PATH", "HOME", "TRAINER_GIT_COMMIT"}
+
+
+def test_kinds_image_is_without_cuda_and_half_the_size(deployed):
+    size = json.loads(docker("image", "inspect", kube.IMAGE))[0]["Size"]
+    assert size < 2.7e9
+    there = docker("run", "--rm", "--entrypoint", "sh", kube.IMAGE, "-c", "ls /opt/venv/lib/python3.*/site-packages")
+    assert not {"nvidia", "triton"} & set(there.split())
