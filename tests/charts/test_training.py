@@ -33,6 +33,20 @@ def test_every_job_and_cluster_is_what_kuberay_takes_to_the_letter(manifests):
         pytest.skip(str(reason))
 
 
+@pytest.mark.parametrize("release", ["1.7.0"])
+def test_every_job_and_cluster_is_what_the_next_kuberay_takes_to_the_letter(release):
+    for environment in ("defaults", "kind", "gke"):
+        values = {**values_of(environment), "kuberayVersion": release, "cluster": {"enabled": True}}
+        custom = [manifest for manifest in render(values) if manifest["kind"] in schemas.CUSTOM]
+        assert len(custom) == 3
+        try:
+            assert [line for manifest in custom for line in schemas.errors(manifest, release)] == []
+        except schemas.NoSchemaError as reason:
+            pytest.skip(str(reason))
+    groups = job(render(values))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert {group["groupName"]: group["priority"] for group in groups} == {"cpu": 0, "gpu": 0, "gpu-spot": 10}
+
+
 def test_a_field_that_kuberay_does_not_know_would_be_found():
     manifest = job(render(KITCHEN_SINK))
     manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["imagePull"] = "x"

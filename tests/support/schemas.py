@@ -50,8 +50,8 @@ class NoSchemaError(Exception):
     """Neither the operator's chart nor Go is here."""
 
 
-def errors(manifest: dict[str, Any]) -> list[str]:
-    """What the schemas find wrong with an object, one line each.
+def errors(manifest: dict[str, Any], release: str | None = None) -> list[str]:
+    """What the schemas find wrong with an object, one line each; `release`: another one of its operator.
 
     Raises:
         NoSchemaError: a custom resource whose definition cannot be had on this machine.
@@ -59,7 +59,7 @@ def errors(manifest: dict[str, Any]) -> list[str]:
     kind = manifest["kind"]
     where = f"{kind} {manifest['metadata']['name']}"
     versions = KUBERNETES[1:] if kind in NEWER else KUBERNETES
-    found = [_custom(kind)] if kind in CUSTOM else [_core(v, kind, manifest["apiVersion"]) for v in versions]
+    found = [_custom(kind, release)] if kind in CUSTOM else [_core(v, kind, manifest["apiVersion"]) for v in versions]
     return [
         f"{where}: {'.'.join(map(str, error.absolute_path))}: {error.message[:300]}"
         for validator in found
@@ -83,20 +83,20 @@ def _core(version: str, kind: str, api_version: str) -> jsonschema.Draft202012Va
 
 
 @functools.cache
-def _custom(kind: str) -> jsonschema.Draft202012Validator:
-    versions = _definition(kind)["spec"]["versions"]
+def _custom(kind: str, release: str | None) -> jsonschema.Draft202012Validator:
+    versions = _definition(kind, release)["spec"]["versions"]
     stored = next(version for version in versions if version["storage"])
     return jsonschema.Draft202012Validator(_strict(stored["schema"]["openAPIV3Schema"]))
 
 
-def _definition(kind: str) -> dict[str, Any]:
+def _definition(kind: str, release: str | None) -> dict[str, Any]:
     chart, module, file = CUSTOM[kind]
-    if chart in os.environ and (text := _output("helm", "show", "crds", os.environ[chart])):
+    if not release and chart in os.environ and (text := _output("helm", "show", "crds", os.environ[chart])):
         # one definition alone: parsing all of them takes seconds
         # (nor does every helm put a line of --- between two of them)
         definitions = re.split(r"^(?=apiVersion: apiextensions)", text, flags=re.MULTILINE)
         text = next(part for part in definitions if f"\n    kind: {kind}\n" in part)
-    elif text := _output("go", "mod", "download", "-json", f"{module}@v{VERSION[module]}"):
+    elif text := _output("go", "mod", "download", "-json", f"{module}@v{release or VERSION[module]}"):
         text = next(Path(json.loads(text)["Dir"]).rglob(file)).read_text()
     else:
         raise NoSchemaError(f"{kind}: its definition comes from helm and {chart}, or from go; neither gives it here")
