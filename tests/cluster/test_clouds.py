@@ -95,6 +95,10 @@ def test_each_pod_lands_on_its_pool_and_waits_where_that_is_closed(cloud):
     # a spot pool that gives no nodes: its pods wait, and land on no other; the on-demand group still has its own
     spot = f"{cloud}-{SPOT}-1"
     scale(**{"gpu": 0, "gpu-spot": 0})
+    # as Ray's autoscaler would: KubeRay leaves to it which pods go
+    kubectl(
+        "delete", "pods", "-l", "ray.io/group in (gpu, gpu-spot)", "--grace-period=0", "--force", namespace=NAMESPACE
+    )
     kube.wait_for("the GPU groups are empty", lambda: set(landed()) == {"head", "cpu"}, 120)
     kubectl("cordon", spot)
     scale(**{"gpu": 1, "gpu-spot": 1})
