@@ -109,6 +109,7 @@ ENVIRONMENT = {
     "HTTP_PROXY, HTTPS_PROXY, NO_PROXY": "proxies to object stores and to the download of the data",
     "TMPDIR, RAY_TMPDIR": "where Ray keeps its sockets; a path too long for them is replaced by one below /tmp",
     ", ".join(ray_cluster.OVERRIDDEN): "set by the trainer, whatever they are",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "set to 0 for a Ray of this machine alone: it then listens on loopback only",
     ", ".join(ray_cluster.REMOVED): "not passed on",
     "KUBECONFIG": "the kubeconfig of `submit`, `status`, `logs`, `stop`, `list`, `bundle` and `doctor --cluster`",
     "TRAINER_LAST_SCRAPE_S": "seconds that the driver keeps a run's last metrics; set by the chart",

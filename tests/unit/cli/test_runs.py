@@ -52,7 +52,7 @@ def test_verify_names_what_is_damaged(run):
     done = trainer("verify", "r1")
     assert isinstance(done.exception, CheckpointError)
     assert done.exception.problem.startswith("step-00000003-0001: damaged")
-    assert "model has 2 bytes instead of 1" in done.stdout
+    assert "model.safetensors has 2 bytes instead of 1" in done.stdout
     assert done.stdout.count("intact") == 3
 
 
