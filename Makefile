@@ -141,7 +141,7 @@ audit: .venv/.ready-dev .tools/bin/kube-score .tools/checkov/.ready ## hold all 
 	@$(BIN)/python -m tools.audit
 sbom: .tools/bin/syft ## what is in the image, as SPDX: sbom.spdx.json
 	.tools/bin/syft scan "docker:$(IMAGE)" --quiet --output spdx-json=sbom.spdx.json
-	@echo "sbom.spdx.json: $$(grep -c '"SPDXID": *"SPDXRef-Package' sbom.spdx.json) packages of $(IMAGE)"
+	@"$(PYTHON)" -c 'import json; print(len(json.load(open("sbom.spdx.json"))["packages"]), "packages: sbom.spdx.json")'
 
 .tools/bin/kube-score: tools/kube_score/go.mod tools/kube_score/go.sum
 	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
