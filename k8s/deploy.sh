@@ -176,12 +176,15 @@ monitors() {
 # What the registry calls the image that was pushed from here: a tag can be moved, a digest cannot. Nothing if Docker or
 # the image is not here, or the values name a digest.
 digest_of_values() {
-  local line digests repository
+  local line digests repository tag=${IMAGE##*:}
   while read -r line; do
-    [[ $line != digest:* ]] || return 0
+    case $line in
+      digest:*) return 0 ;;
+      tag:*) tag=${line#tag: } ;;
+    esac
   done < "$values"
   repository=$(image_of_values)
-  digests=$(docker image inspect "$IMAGE" --format '{{join .RepoDigests "\n"}}' 2> /dev/null) || return 0
+  digests=$(docker image inspect "$repository:$tag" --format '{{join .RepoDigests "\n"}}' 2> /dev/null) || return 0
   while read -r line; do
     if [ "${line%@*}" = "$repository" ]; then printf '%s' "${line#*@}"; fi
   done <<< "$digests"

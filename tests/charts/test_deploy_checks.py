@@ -291,13 +291,13 @@ def calls_of(path):
     return (path / "calls").read_text().splitlines()
 
 
-def install_charts(path, answers="", **environment):
+def install_charts(path, answers="", values="", **environment):
     """What is called to install the charts where the cluster and Docker answer so."""
     script = path / "repository" / "k8s" / "deploy.sh"
     (script.parent / "gke").mkdir(parents=True)
     for name in ("deploy.sh", "platform", "unready.py"):
         (script.parent / name).symlink_to(ROOT / "k8s" / name)
-    (script.parent / "gke" / "training.yaml").write_text("image:\n  repository: registry.example/trainer\n")
+    (script.parent / "gke" / "training.yaml").write_text(f"image:\n  repository: registry.example/trainer\n{values}")
     for tool in ("kubectl", "helm", "docker"):
         pretend(path, tool, f'{ASKED}; case "$*" in {answers} esac')
     done = deploy(
@@ -328,9 +328,22 @@ def test_each_team_has_its_namespace_and_all_share_the_monitors(path):
     ],
 )
 def test_an_image_that_was_pushed_is_installed_by_its_digest(path, digests, passed):
-    calls = install_charts(path, f'*"image inspect"*) printf "{digests}" ;;')
+    calls = install_charts(path, f'*"image inspect registry.example/trainer:1 "*) printf "{digests}" ;;')
     (installed,) = [line for line in calls if " training helm/training " in line]
     assert installed.partition("training.yaml ")[2] == passed
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ("", "registry.example/trainer:1"),
+        ("  tag: 0.2.0\n", "registry.example/trainer:0.2.0"),
+        ("  digest: sha256:abc\n", None),
+    ],
+)
+def test_the_digest_is_that_of_the_image_which_the_values_name(path, values, asked):
+    calls = [line.split() for line in install_charts(path, values=values) if line.startswith("docker image inspect")]
+    assert [call[3] for call in calls] == ([asked] if asked else [])
 
 
 def test_the_platforms_namespaces_say_which_pods_they_let_in(path):
