@@ -43,7 +43,10 @@ def ended():
         ) as process:
             children.append(psutil.Process(int(process.stdout.readline())))
             os.kill(process.pid, number)
-            out, err = process.communicate(timeout=60)
+            try:
+                out, err = process.communicate(timeout=60)
+            finally:
+                process.kill()  # else one that does not end would be waited for
         return process.returncode, out, err, children[-1]
 
     yield run
@@ -70,11 +73,11 @@ def test_a_command_that_kubernetes_stops_may_take_longer(ended):
 
 GIVES_UP = """
     signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # it may come before it is waited for
     print(child.pid, flush=True)
     import threading
     from trainer.errors import ResourceError
-    signal.pause()
+    signal.sigwait({signal.SIGUSR1})
     threading.Thread(target=interrupts.give_up, args=[ResourceError("no room", "make some")]).start()
     while True: time.sleep(1)
 """
