@@ -81,7 +81,11 @@ PARALLEL := -n auto --dist loadfile# a file's tests stay together: they share se
 .PHONY: test
 test: .venv/.ready-dev ## every behaviour once: units, real Ray on this machine, charts (ten minutes on two cores)
 	@$(BIN)/python -m pytest $(PARALLEL) $(UNITS) -m "not slow" $(ARGS)
-	@$(BIN)/python -m pytest tests/local -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest tests/local -m "not slow and not longer" $(ARGS)
+
+.PHONY: test-longer
+test-longer: .venv/.ready-dev ## real runs of a minute each that make test leaves out, and CI runs: outages, divergence, forks
+	@$(BIN)/python -m pytest tests/local -m "longer and not slow" $(ARGS)
 
 .PHONY: test-unit
 test-unit: .venv/.ready-dev ## the fast tests, for the edit loop: under a minute

@@ -27,6 +27,7 @@ def saved_steps(run):
     return [each.step for each in run.committed()]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_goes_back_and_leaves_out_the_batches_that_led_to_it(workers, tmp_path, data_folder):
     run, code = poisoned(tmp_path, [26], "--workers", str(workers))
@@ -41,6 +42,7 @@ def test_a_run_goes_back_and_leaves_out_the_batches_that_led_to_it(workers, tmp_
     assert [event["step"] for event in run.events("training_started")] == [0, first - 1]
 
 
+@pytest.mark.longer
 def test_a_second_divergence_stops_the_run_without_a_bad_checkpoint(tmp_path, data_folder):
     run, code = poisoned(tmp_path, [26, 45])
     assert code == 9, run.output()

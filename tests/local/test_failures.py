@@ -56,6 +56,7 @@ def test_a_run_stops_within_5_seconds_of_a_signal_and_keeps_its_record(how, tmp_
     assert events(tmp_path, "long")[-1]["event"] == "run_ended"
 
 
+@pytest.mark.longer
 def test_an_interrupted_run_is_resumed_as_the_next_attempt(tmp_path, data_folder):
     short = ["train", "--name", "again", *SMALL, "--set", "epochs=1"]
     first = run_trainer(tmp_path, *short)
@@ -86,6 +87,7 @@ def test_a_diverging_loss_is_the_runs_own_error(tmp_path, data_folder):
     assert len([event for event in events(tmp_path, "nan") if event["event"] == "training_started"]) == 1
 
 
+@pytest.mark.longer
 def test_a_worker_that_raises_ends_the_run_with_its_last_line(tmp_path, data_folder):
     # the worker's own machine has no data: what a driver cannot know beforehand
     script = """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from support.runs import SMALL, result_of, run_trainer
 
 from trainer.storage.record import Record
 
 
+@pytest.mark.longer
 def test_a_fork_trains_with_other_settings_and_keeps_its_source(finished):
     folder, _ = finished
     first = Record(folder / "runs" / "one")

@@ -28,6 +28,7 @@ def train(between, tmp_path, data_folder):
     return start
 
 
+@pytest.mark.longer
 def test_an_outage_of_the_store_costs_no_failure(between, train):
     between.fault = proxy.Fault(status=503, share=0.3)
     with train(pace_s=0.2) as training:
@@ -62,6 +63,7 @@ def test_an_outage_at_the_end_is_waited_for_and_announced(workers, between, trai
     assert training.result()["status"] == "finished"
 
 
+@pytest.mark.longer
 def test_a_refused_identity_ends_the_run_without_retries(between, train):
     with train(pace_s=0.3) as training:
         training.until(training.committed)

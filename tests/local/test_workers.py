@@ -34,6 +34,7 @@ def test_another_seed_gives_other_weights(tmp_path, data_folder):
     assert weights(tmp_path, "s0") != weights(tmp_path, "s1")
 
 
+@pytest.mark.longer
 def test_an_elastic_run_takes_the_workers_it_finds_room_for(tmp_path, data_folder):
     done = run_trainer(tmp_path, "train", "--name", "e", "--workers", "1-2", *REPEATABLE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,6 +52,7 @@ def test_small_batches_on_two_workers_are_warned_of(tmp_path, data_folder):
     assert '"warning"' in (tmp_path / "runs" / "w" / "events.jsonl").read_text()
 
 
+@pytest.mark.longer
 def test_json_logs_are_json_line_by_line_and_end_with_the_result(tmp_path, data_folder):
     done = run_trainer(tmp_path, "train", "--name", "j", "--log-format", "json", *REPEATABLE)
     assert done.returncode == 0, done.stdout + done.stderr
