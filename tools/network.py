@@ -108,6 +108,7 @@ PROMETHEUS = Pod({"app.kubernetes.io/name": "prometheus"}, "monitoring")
 # What pods may want to reach: in words, address or pod, port, protocol.
 TARGETS: list[tuple[str, Pod, int, str]] = [
     ("names: the cluster's DNS, 53", Pod({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"),
+    ("names: a node's cache of them, 53", Pod({"k8s-app": "node-local-dns"}, "kube-system"), 53, "UDP"),
     ("kind's object store, 7070", Pod({"app.kubernetes.io/name": "object-store"}), 7070, "TCP"),
     ("a public address, 443 (the cloud's object store is one)", Pod(namespace=None, address="203.0.113.7"), 443, "TCP"),
     ("a public address, 80", Pod(namespace=None, address="203.0.113.7"), 80, "TCP"),

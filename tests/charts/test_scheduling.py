@@ -69,6 +69,14 @@ def test_the_gpu_operators_pods_bear_the_taints_of_every_gpu_pool(cloud):
         assert [taint for taint in sorted(taints) if not tolerated(borne, *taint)] == []
 
 
+def test_eks_autoscaler_waits_for_the_gpu_of_a_new_node():
+    groups = yaml.safe_load((ROOT / "k8s" / "eks" / "cluster.yaml").read_text())["managedNodeGroups"]
+    with_gpus = [group for group in groups if group["labels"][LABEL] != SYSTEM]
+    assert len(with_gpus) == 2
+    assert all(group["labels"]["k8s.amazonaws.com/accelerator"] == "nvidia" for group in with_gpus)
+    assert all(group["propagateASGTags"] for group in with_gpus)
+
+
 def test_the_commands_of_the_docs_make_these_pools(cloud):
     text = (ROOT / "docs" / "clouds" / f"{cloud}.md").read_text()
     cluster = ROOT / "k8s" / cloud / "cluster.yaml"

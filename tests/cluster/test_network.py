@@ -93,14 +93,18 @@ def addresses(outside):
     made = [pod(name, HERE, network.PARTS[name].labels, doors[name]) for name in network.PARTS]
     made += [pod("beside", HERE, network.BESIDE.labels, [80])]
     made += [pod("store", HERE, {"app.kubernetes.io/name": "object-store"}, [7070])]
+    # GKE asks policies about the pod of its cache of names
+    made += [pod("cache", "kube-system", {"k8s-app": "node-local-dns"}, [53])]
     made += [pod("elsewhere", ELSEWHERE, network.ELSEWHERE.labels, [80])]
-    for namespace in (HERE, ELSEWHERE):
+    for namespace in (HERE, ELSEWHERE, "kube-system"):
         apply([each for each in made if each["metadata"]["namespace"] == namespace], namespace)
         kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=180s", namespace=namespace)
     found = {kube.name_of(each): each["status"]["podIP"] for ns in (HERE, ELSEWHERE) for each in get("pods", None, ns)}
+    found["cache"] = get("pod", "cache", "kube-system")["status"]["podIP"]
     dns = get("pods", None, "kube-system", selector="k8s-app=kube-dns")
     yield {**found, "dns": dns[0]["status"]["podIP"]}
     kubectl("delete", "namespace", HERE, ELSEWHERE)
+    kubectl("delete", "pod", "cache", namespace="kube-system")
 
 
 @pytest.fixture(params=network.environments())
@@ -123,7 +127,7 @@ def address_of(target, addresses):
     """Where a target of docs/network.md is on this cluster."""
     if target.namespace is None:
         return target.address
-    names = {"kube-dns": "dns", "object-store": "store"}
+    names = {"kube-dns": "dns", "node-local-dns": "cache", "object-store": "store"}
     by_label = next((names[value] for value in target.labels.values() if value in names), None)
     return addresses[by_label or ("elsewhere" if target == network.ELSEWHERE else "beside")]
 

@@ -57,11 +57,12 @@ def _gke() -> list[Pool]:
 
 def _eks() -> list[Pool]:
     on_demand, spot = ({"eks.amazonaws.com/capacityType": kind} for kind in ("ON_DEMAND", "SPOT"))
+    gpu = {"k8s.amazonaws.com/accelerator": "nvidia"}  # the autoscaler waits for the GPU of such a node
     taint = ("nvidia.com/gpu", "present")
     return [
         Pool(SYSTEM, {LABEL: SYSTEM, **on_demand}, (), {"cpu": 3.92, "memory": 14.5}),
-        Pool(GPU, {LABEL: GPU, **on_demand}, (taint,), {"cpu": 7.9, "memory": 30, "nvidia.com/gpu": 1}),
-        Pool(SPOT, {LABEL: SPOT, **spot}, (taint,), {"cpu": 7.9, "memory": 30, "nvidia.com/gpu": 1}),
+        Pool(GPU, {LABEL: GPU, **gpu, **on_demand}, (taint,), {"cpu": 7.9, "memory": 30, "nvidia.com/gpu": 1}),
+        Pool(SPOT, {LABEL: SPOT, **gpu, **spot}, (taint,), {"cpu": 7.9, "memory": 30, "nvidia.com/gpu": 1}),
     ]
 
 
