@@ -360,6 +360,27 @@ def test_the_platforms_namespaces_say_which_pods_they_let_in(path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("env", "own"),
+    [
+        ("kind", []),
+        ("gke", ["kube-prometheus-stack"]),
+        ("eks", ["kube-prometheus-stack"]),
+        ("aks", ["kube-prometheus-stack", "gpu-operator"]),
+    ],
+)
+def test_a_clouds_own_values_win_over_those_of_the_platform(path, env, own):
+    pretend(path, "helm", ASKED)
+    pretend(path, "kubectl", ASKED)
+    deploy(path, "install-platform", ENV=env, CONTEXT="c", CALLS=str(path / "calls"))
+    values = re.findall(r"--values k8s/(\S+)", "\n".join(calls_of(path)))
+    of_platform = [value.removeprefix("platform/") for value in values if value.startswith("platform/")]
+    for chart in ("kube-prometheus-stack", "kuberay-operator", *(["gpu-operator"] if env in ("eks", "aks") else [])):
+        assert f"{chart}.yaml" in of_platform
+        after = values[values.index(f"platform/{chart}.yaml") + 1 :][:1]
+        assert (after == [f"{env}/{chart}.yaml"]) is (chart in own), chart
+
+
 def test_namespaces_and_secrets_that_are_there_stay_as_they_are(path):
     pretend(path, "helm", ASKED)
     pretend(path, "kubectl", ASKED)

@@ -116,6 +116,8 @@ def test_every_third_party_release_is_pinned_and_has_values():
         assert PLATFORM[f"{name}_REPO"].startswith("https://")
     for file in ("kuberay-operator", "kube-prometheus-stack", "gpu-operator"):
         assert yaml.safe_load((ROOT / "k8s" / "platform" / f"{file}.yaml").read_text())
+        for own in ROOT.glob(f"k8s/*/{file}.yaml"):
+            assert yaml.safe_load(own.read_text()), own
 
 
 @pytest.mark.parametrize("cloud", ["aks", "eks", "gke"])

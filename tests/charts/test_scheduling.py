@@ -60,8 +60,10 @@ def test_the_model_knows_labels_taints_and_sizes():
 @pytest.mark.parametrize("cloud", ["eks", "aks"])
 def test_the_gpu_operators_pods_bear_the_taints_of_every_gpu_pool(cloud):
     tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]  # its chart's own
-    own = ROOT / "k8s" / cloud / "gpu-operator.yaml"
-    values = yaml.safe_load(own.read_text()) if own.exists() else {}
+    values = {}
+    for folder in ("platform", cloud):  # the later one wins
+        file = ROOT / "k8s" / folder / "gpu-operator.yaml"
+        values |= yaml.safe_load(file.read_text()) if file.exists() else {}
     of_daemons = values.get("daemonsets", {}).get("tolerations", tolerations)
     of_discovery = values.get("node-feature-discovery", {}).get("worker", {}).get("tolerations", tolerations)
     taints = {taint for pool in pools(cloud) for taint in pool.taints}
@@ -75,6 +77,18 @@ def test_eks_autoscaler_waits_for_the_gpu_of_a_new_node():
     assert len(with_gpus) == 2
     assert all(group["labels"]["k8s.amazonaws.com/accelerator"] == "nvidia" for group in with_gpus)
     assert all(group["propagateASGTags"] for group in with_gpus)
+
+
+def test_eksctls_file_makes_these_pools():
+    groups = yaml.safe_load((ROOT / "k8s" / "eks" / "cluster.yaml").read_text())["managedNodeGroups"]
+    for pool in pools("eks"):
+        if pool.imagined:
+            continue
+        (group,) = [each for each in groups if each["labels"][LABEL] == pool.kind]
+        assert group["labels"].items() <= pool.labels.items()
+        assert {(taint["key"], taint["value"]) for taint in group.get("taints", [])} == set(pool.taints)
+        assert group.get("spot", False) is (pool.kind == SPOT)
+        assert group["disablePodIMDS"]
 
 
 def test_the_commands_of_the_docs_make_these_pools(cloud):
