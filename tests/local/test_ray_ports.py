@@ -60,6 +60,8 @@ METRICS = b"# HELP "
 @pytest.fixture(scope="module")
 def head() -> Iterator[psutil.Process]:
     """The head of a Ray cluster with token auth, a dashboard and one idle worker, as helm/training starts it."""
+    if " " in sys.executable:
+        pytest.skip("Ray starts its client server by a shell, without quotes: it ends in a path with a space")
     port = free_port()
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
