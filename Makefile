@@ -79,7 +79,7 @@ UNITS := tests/unit tests/charts tests/test_contracts.py tests/test_errors_are_d
 PARALLEL := -n auto --dist loadfile# a file's tests stay together: they share servers
 
 .PHONY: test
-test: .venv/.ready-dev ## every behaviour once: units, real Ray on this machine, charts (ten minutes on two cores)
+test: .venv/.ready-dev ## every behaviour once: units, real Ray on this machine, charts (a quarter of an hour on two cores)
 	@$(BIN)/python -m pytest $(PARALLEL) $(UNITS) -m "not slow" $(ARGS)
 	@$(BIN)/python -m pytest tests/local -m "not slow and not longer" $(ARGS)
 
@@ -135,9 +135,10 @@ lint: .venv/.ready-dev ## ruff, mypy, shellcheck, and helm lint where helm is in
 pint: .venv/.ready-dev .tools/bin/pint ## lint the alerts with pint, built once by Go in minutes: PROMETHEUS=url also asks it for their series
 	@PROMETHEUS="$(PROMETHEUS)" $(BIN)/python -m tools.lint_rules
 
-.tools/bin/pint: tools/pint/go.mod tools/pint/go.sum
+# A tool that is written in Go, in the version of its go.mod.
+.tools/bin/%: tools/%/go.mod tools/%/go.sum
 	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
-	cd tools/pint && go build -o "$(CURDIR)/$@" github.com/cloudflare/pint/cmd/pint
+	cd tools/$* && go build -o "$(CURDIR)/$@" tool
 	@touch $@
 
 .PHONY: audit sbom
@@ -146,16 +147,6 @@ audit: .venv/.ready-dev .tools/bin/kube-score .tools/checkov/.ready ## hold all 
 sbom: .tools/bin/syft ## what is in the image, as SPDX: sbom.spdx.json
 	.tools/bin/syft scan "docker:$(IMAGE)" --quiet --output spdx-json=sbom.spdx.json
 	@"$(PYTHON)" -c 'import json; print(len(json.load(open("sbom.spdx.json"))["packages"]), "packages: sbom.spdx.json")'
-
-.tools/bin/kube-score: tools/kube_score/go.mod tools/kube_score/go.sum
-	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
-	cd tools/kube_score && go build -o "$(CURDIR)/$@" github.com/zegl/kube-score/cmd/kube-score
-	@touch $@
-
-.tools/bin/syft: tools/syft/go.mod tools/syft/go.sum
-	@command -v go > /dev/null || { echo "Error: go is not installed; get it from https://go.dev/dl."; exit 2; }
-	cd tools/syft && go build -o "$(CURDIR)/$@" github.com/anchore/syft/cmd/syft
-	@touch $@
 
 .tools/checkov/.ready: requirements-audit.txt | $(filter .uv/bin/uv,$(UV))
 	@"$(UV)" venv --quiet --allow-existing --python "$$(command -v "$(PYTHON)")" .tools/checkov

@@ -45,7 +45,7 @@ check_tools() {
     CONTEXT=kind-$CLUSTER
   fi
   [[ $NAMESPACE =~ ^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
-    fail "NAMESPACE: $NAMESPACE is no name of a namespace; use lower-case letters, digits and '-'."
+    fail "NAMESPACE: $NAMESPACE cannot name a namespace; use lower-case letters, digits and '-'."
   case $NAMESPACE in monitoring | kuberay-system | gpu-operator | kube-* | default)
     fail "NAMESPACE: $NAMESPACE has other things in it; give runs one of their own, as in NAMESPACE=team-b." ;;
   esac
@@ -83,7 +83,7 @@ kind_create() {
   say "cluster $CONTEXT answers"
 }
 
-# A namespace, and which pods it lets in: Pod Security's restricted, or privileged where pods look into their node.
+# A namespace, and which pods it admits: Pod Security's restricted, or privileged where pods look into their node.
 namespace() { # namespace NAME LEVEL
   kube get namespace "$1" > /dev/null 2>&1 && return # others may have decided
   kube create namespace "$1" > /dev/null

@@ -120,7 +120,7 @@ TARGETS: list[tuple[str, Pod, int, str]] = [
         "TCP",
     ),
     ("a pod of another namespace, 80", ELSEWHERE, 80, "TCP"),
-    ("a pod beside, 80", BESIDE, 80, "TCP"),
+    ("another pod of the namespace, 80", BESIDE, 80, "TCP"),
     ("a node's kubelet, 10250", Pod(namespace=None, address="10.99.99.98"), 10250, "TCP"),
     ("a carrier's network (100.64.0.0/10), 443", Pod(namespace=None, address="100.64.0.1"), 443, "TCP"),
     ("the metadata server 169.254.169.254, 80", Pod(namespace=None, address="169.254.169.254"), 80, "TCP"),
@@ -145,7 +145,7 @@ CALLERS = {
     **PARTS,
     "operator": OPERATOR,
     "Prometheus": PROMETHEUS,
-    "a pod beside": BESIDE,
+    "another pod of the namespace": BESIDE,
     "a pod of another namespace": ELSEWHERE,
 }
 
@@ -195,7 +195,7 @@ def page() -> Iterator[str]:
         cells = (_where(policies, source, PARTS[component], port) for source in CALLERS.values())
         yield f"| {words} | {' | '.join(cells)} |"
     yield ""
-    yield "Head and workers reach each other on every port, as Ray opens random ones; Ray asks for its token there."
+    yield "Head and workers reach each other on every port: Ray opens random ones, and requires its token there."
     yield ""
 
 

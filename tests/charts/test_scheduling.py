@@ -58,7 +58,7 @@ def test_the_model_knows_labels_taints_and_sizes():
 
 
 @pytest.mark.parametrize("cloud", ["eks", "aks"])
-def test_the_gpu_operators_pods_bear_the_taints_of_every_gpu_pool(cloud):
+def test_the_gpu_operators_pods_tolerate_the_taints_of_every_gpu_pool(cloud):
     tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]  # its chart's own
     values = {}
     for folder in ("platform", cloud):  # the later one wins
@@ -67,8 +67,8 @@ def test_the_gpu_operators_pods_bear_the_taints_of_every_gpu_pool(cloud):
     of_daemons = values.get("daemonsets", {}).get("tolerations", tolerations)
     of_discovery = values.get("node-feature-discovery", {}).get("worker", {}).get("tolerations", tolerations)
     taints = {taint for pool in pools(cloud) for taint in pool.taints}
-    for borne in (of_daemons, of_discovery):
-        assert [taint for taint in sorted(taints) if not tolerated(borne, *taint)] == []
+    for tolerated_there in (of_daemons, of_discovery):
+        assert [taint for taint in sorted(taints) if not tolerated(tolerated_there, *taint)] == []
 
 
 def test_eks_autoscaler_waits_for_the_gpu_of_a_new_node():

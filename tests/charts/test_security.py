@@ -313,7 +313,7 @@ def test_a_proxy_is_for_the_store_alone_and_its_address_is_let_through():
         passed_by = variables["NO_PROXY"].split(",")
         assert {".svc", "127.0.0.1", "169.254.0.0/16", "10.0.0.0/8"} <= set(passed_by)
         assert reaches(policies, Pod(template["metadata"]["labels"]), Pod(namespace=None, address="10.1.2.3"), 3128)
-    for spec in clusters(manifests):  # it asks the API server, which is no way through a proxy
+    for spec in clusters(manifests):  # it calls the API server, not through a proxy
         assert not any("PROXY" in variable["name"].upper() for variable in spec["autoscalerOptions"]["env"])
 
 

@@ -227,10 +227,5 @@ def inside(pod: str, container: str, script: str) -> str:
 def nobody(deployed: str, tmp_path: Path) -> Iterator[Path]:
     """The kubeconfig of a service account that may do nothing."""
     kubectl("create", "serviceaccount", "nobody")
-    token = kubectl("create", "token", "nobody").strip()
-    everything = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    everything["users"] = [{"name": everything["users"][0]["name"], "user": {"token": token}}]
-    file = tmp_path / "kubeconfig"
-    file.write_text(json.dumps(everything))
-    yield file
+    yield kube.kubeconfig_of("nobody", tmp_path)
     kubectl("delete", "serviceaccount", "nobody")

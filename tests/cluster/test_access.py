@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from support import cluster_cli, kube
 from support.cluster_cli import trainer
-from support.kube import ROOT, get, kubectl
+from support.kube import get, kubectl
 
 from trainer.cluster import rayjob
 from trainer.errors import ExitCode
@@ -205,7 +205,7 @@ def suspended(restricted):
     def make(name: str, job: dict) -> dict:
         job = copy.deepcopy(job)
         job["metadata"]["name"], job["spec"]["suspend"] = name, True
-        kubectl("apply", "-f", "-", stdin=json.dumps(job))  # by an administrator, who may make pods anyway
+        kubectl("apply", "-f", "-", stdin=json.dumps(job))  # by an administrator, who can create pods anyway
         return get("rayjob", name)
 
     yield make
@@ -245,7 +245,7 @@ def test_a_submitter_may_make_no_pod_ray_cluster_or_service_and_read_no_secret(r
 
 
 def test_a_restricted_submitter_trains_a_run_and_a_refusal_is_said_in_a_sentence(restricted, tmp_path, store):
-    ann = kubeconfig_of("ann", tmp_path)
+    ann = kube.kubeconfig_of("ann", tmp_path)
     kube.forget(store, "restricted")
     cluster_cli.remove("restricted")
     code, command = trainer("submit", "--name", "restricted", "--set", "epochs=1", "--workers", "1", kubeconfig=ann)
@@ -266,18 +266,3 @@ def test_a_restricted_submitter_trains_a_run_and_a_refusal_is_said_in_a_sentence
     assert code == ExitCode.CLUSTER
     assert "admission: training of" in command.text
     assert f"image: only {kube.IMAGE}" in command.text
-
-
-def kubeconfig_of(account: str, folder) -> object:
-    """A kubeconfig with the token of a service account."""
-    token = kubectl("create", "token", account).strip()
-    everything = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    everything["users"] = [{"name": everything["users"][0]["name"], "user": {"token": token}}]
-    file = folder / "kubeconfig"
-    file.write_text(json.dumps(everything))
-    return file
-
-
-def test_the_policy_is_in_the_cluster_only_where_it_is_wanted(deployed):
-    command = ["helm", "template", "training", str(ROOT / "helm" / "training"), "--values", cluster_cli.VALUES]
-    assert "ValidatingAdmissionPolicy" not in subprocess.run(command, capture_output=True, text=True, check=True).stdout

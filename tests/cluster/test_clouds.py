@@ -92,7 +92,7 @@ def test_each_pod_lands_on_its_pool_and_waits_where_that_is_closed(cloud):
     scale(**{"cpu": 1, "gpu": 1, "gpu-spot": 1})
     kube.wait_for("every pod lands on its pool", lambda: landed() == LANDS_ON, 120)
 
-    # a spot pool that gives no nodes: its pods wait, and land on no other; the on-demand group still has its own
+    # a spot pool without nodes: its pods stay pending and land on no other pool; the on-demand group still gets its own
     spot = f"{cloud}-{SPOT}-1"
     scale(**{"gpu": 0, "gpu-spot": 0})
     # as Ray's autoscaler would: KubeRay leaves to it which pods go

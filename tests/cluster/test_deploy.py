@@ -50,7 +50,7 @@ def test_the_api_server_takes_every_object_that_these_values_make(deployed, char
     version = json.loads(kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
     command = ["helm", "template", chart, f"helm/{chart}", "--namespace", "training", "--values", str(values)]
     command += ["--kube-version", version]
-    # this cluster refuses the pod of helm test without what OpenShift puts into pods, or with classes that it has not
+    # this cluster refuses the pod of helm test without what OpenShift puts into pods, or with classes that it lacks
     if {"openshift", "kitchen-sink"} & set(values.parts):
         command += ["--no-hooks"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -111,7 +111,7 @@ class Needs:
 
 
 def needs_of(pod: dict[str, Any]) -> Needs:
-    """Return what a pod's spec asks for; `affinity` our values do not use."""
+    """Return what a pod's spec asks for; our values use no `affinity`."""
     assert "affinity" not in pod
     needs = Needs(pod.get("nodeSelector") or {}, pod.get("tolerations") or [])
     for container in pod["containers"]:
@@ -139,7 +139,7 @@ def fits(needs: Needs, pool: Pool) -> bool:
 
 
 def tolerated(tolerations: list[dict[str, Any]], key: str, value: str, effect: str = "NoSchedule") -> bool:
-    """Return whether a taint is among those that a pod bears."""
+    """Return whether a pod tolerates a taint."""
     return any(
         each.get("key") in (None, key)
         and (each.get("operator") == "Exists" or each.get("value") == value)

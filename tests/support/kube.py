@@ -123,6 +123,16 @@ def forget(store: str, run: str) -> None:
         stores.delete(stores.join(store, run, file))
 
 
+def kubeconfig_of(account: str, folder: Path) -> Path:
+    """A kubeconfig with the token of a service account."""
+    token = kubectl("create", "token", account).strip()
+    everything = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    everything["users"] = [{"name": everything["users"][0]["name"], "user": {"token": token}}]
+    file = folder / "kubeconfig"
+    file.write_text(json.dumps(everything))
+    return file
+
+
 def secret(name: str, key: str) -> str:
     """The value of a Secret's key."""
     return b64decode(get("secret", name)["data"][key]).decode()

@@ -24,7 +24,10 @@ PLATFORM = dict(
 )
 # The oldest Kubernetes that the charts allow, and a new one.
 KUBERNETES = ("v1.28.0", "v1.36.0")
-NEWER = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # not in that oldest: the chart asks for 1.30
+NEWER = {
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}  # newer than that oldest; the chart requires 1.30
 # kind -> chart in the environment, Go module and file in it
 CUSTOM = {
     "RayCluster": ("KUBERAY_OPERATOR_CHART", "github.com/ray-project/kuberay/ray-operator", "ray.io_rayclusters.yaml"),

@@ -33,7 +33,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("GNU binutils is not installed")
     installed = Path(str(importlib.metadata.distribution("torch").locate_file("")))
     if not (installed / "nvidia").exists():
-        pytest.skip("this PyTorch is no build for CUDA")
+        pytest.skip("this PyTorch is not built for CUDA")
     folder = tmp_path_factory.mktemp("packages")
     for path in installed.iterdir():
         if path.name not in ("torch", "nvidia", "triton", "cuda"):

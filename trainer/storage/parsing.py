@@ -37,7 +37,7 @@ def check(content: object, kind: type[T]) -> T:
     """Return `content` as it is, if it has the fields of a `TypedDict`, of the right types; others are let through.
 
     Raises:
-        ValueError: it has not; says which field.
+        ValueError: it does not; names the field.
     """
     try:
         _adapter(cast("Any", kind)).validate_python(content, strict=True)

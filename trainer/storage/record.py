@@ -199,7 +199,7 @@ class Record:
         """Check that each line of the record has the fields that everything relies on which reads it.
 
         Raises:
-            StorageError: one has not; names the file, the line and the field.
+            StorageError: one does not; names the file, the line and the field.
         """
         for name, kind in LINES.items():
             number = 0
