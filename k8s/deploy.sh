@@ -209,17 +209,17 @@ wait_ready() {
   [ -z "$own_cluster" ] || there=""
   [ "$NAMESPACE" = training ] || there="${there:+$there }NAMESPACE=$NAMESPACE"
   [ "$ENV" = openshift ] || grafana="
-  make grafana $there"
+  make grafana${there:+ $there}"
   [ "$ENV" = kind ] || note=" (that of kind; yours is in the ConfigMap training-rayjob)"
   [ "$NAMESPACE" != training ] || without="
-  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$note"
+  kubectl --context $CONTEXT apply -f k8s/rayjob.yaml                          or start one without it$note
+  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log"
   say "ready. Next:
   make setup                                                                   install the command, once
   .venv/bin/trainer submit --name tea --context $CONTEXT --namespace $NAMESPACE
                                                                                start a run and follow it$without
   kubectl --context $CONTEXT -n $NAMESPACE get rayjob,pods --watch             watch it
-  kubectl --context $CONTEXT -n $NAMESPACE logs -f job/fashion-mnist           its log
-  make prometheus $there$grafana"
+  make prometheus${there:+ $there}$grafana"
 }
 
 # Forward a port of this machine until Ctrl-C, and say what is there.

@@ -217,6 +217,16 @@ def test_what_is_ready_is_said_with_what_to_do_next(path):
     done = deploy(path, "wait-ready", ENV="gke", CONTEXT="c", PATIENCE_S="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert "trainer submit --name tea --context c --namespace training" in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
+
+
+def test_a_team_is_shown_commands_for_its_own_namespace(path):
+    pretend(path, "helm")
+    pretend(path, "kubectl", "[[ $* != *--raw* ]] && echo '{\"items\": []}'")
+    done = deploy(path, "wait-ready", ENV="gke", CONTEXT="c", PATIENCE_S="0", NAMESPACE="team-b")
+    assert "trainer submit --name tea --context c --namespace team-b" in done.stdout
+    assert "make grafana ENV=gke CONTEXT=c NAMESPACE=team-b" in done.stdout
+    assert "fashion-mnist" not in done.stdout  # k8s/rayjob.yaml is for the namespace training
 
 
 LISTS_A_GRAFANA = """case "$*" in
