@@ -107,7 +107,7 @@ def test_what_is_known_beforehand_is_refused_and_nothing_created(deployed, argum
 
 
 def test_each_missing_right_is_named(nobody):
-    code, command = trainer("submit", "--name", "refused", kubeconfig=nobody)
+    code, command = trainer("submit", "--name", "refused", "--namespace", "training", kubeconfig=nobody)
     assert code == ExitCode.CLUSTER
     assert "rights: you may not get rayjobs" in command.text
     assert "get pods/log" in command.text
